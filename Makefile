@@ -1,0 +1,44 @@
+# `make demo` runs the main job, `make test` runs every check. Both set up .venv by themselves.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+# CPU builds of torch live on PyTorch's own index; GPU=1 takes the default (CUDA) build instead.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH ?= torch==2.13.0
+ifdef GPU
+TORCH_FROM :=
+else
+TORCH_FROM := --extra-index-url $(TORCH_INDEX)
+endif
+
+.PHONY: demo test lint types layers unit clean
+demo: $(VENV)/.installed
+	$(VENV)/bin/polyrank demo
+
+test: lint types layers unit
+
+lint: $(VENV)/.installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: $(VENV)/.installed
+	$(VENV)/bin/mypy
+
+layers: $(VENV)/.installed
+	$(VENV)/bin/lint-imports --no-cache
+
+unit: $(VENV)/.installed
+	$(PY) -m pytest
+
+# A machine without python3-venv still has pip, which can bring virtualenv.
+$(VENV)/bin/pip:
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); $(PYTHON) -m pip install -q --target .tools virtualenv \
+		&& PYTHONPATH=.tools $(PYTHON) -m virtualenv -q $(VENV); }
+
+$(VENV)/.installed: pyproject.toml $(VENV)/bin/pip
+	$(PY) -c "import torch" 2>/dev/null || $(PY) -m pip install -q --no-deps --retries 1 $(TORCH_FROM) '$(TORCH)'
+	$(PY) -m pip install -q -e '.[diffusion,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .tools demo

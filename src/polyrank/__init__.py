@@ -1,0 +1,1 @@
+"""polyrank: one model over many GPUs, served by anyone on their own machines."""
