@@ -1,0 +1,584 @@
+"""One group: ranks that work on one request together, live and die together.
+
+A group has one request at a time. It is free again when every rank has reported; a rank that
+dies, or does not report in time, costs the whole group, which is killed and started afresh in a
+new epoch, while requests that wait keep waiting in the runner's queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import os
+import random
+import socket
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from polyrank.distributed import arena, values, wire
+from polyrank.distributed.control import ControlBlock
+from polyrank.distributed.launch.base import Exit, Launcher, RankProcess
+from polyrank.distributed.rankspec import RankSpec
+from polyrank.distributed.request import Request
+from polyrank.distributed.router import Router
+from polyrank.distributed.transport import collect, place
+from polyrank.errors import (
+    PolyrankError,
+    RunnerStopped,
+    SetupFailed,
+    WorkerDied,
+    WorkerError,
+)
+
+log = logging.getLogger("polyrank.distributed")
+rank_log = logging.getLogger("polyrank.rank")
+
+STDERR_LINES = 40
+MAX_BACKOFF_S = 30.0
+
+
+class State(enum.Enum):
+    """Where a group is in its life."""
+
+    STARTING = "starting"
+    IDLE = "idle"
+    BUSY = "busy"
+    DOWN = "down"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True)
+class GroupConfig:
+    """What every group of a runner has in common."""
+
+    world_size: int
+    device: str
+    threads: int
+    process_group_timeout_s: float
+    cwd: str | None
+    cancel_grace_s: float
+    peer_grace_s: float
+    hang_timeout_s: float | None
+    max_start_failures: int
+
+
+@dataclass
+class RankState:
+    """What the group knows about one rank of the current epoch."""
+
+    rank: int
+    identity: bytes
+    process: RankProcess
+    outbox: arena.ArenaReader
+    stderr: deque[str]
+    reported: bool = True
+    phases: dict[str, float] = field(default_factory=dict)
+
+
+class Group:
+    """Starts the ranks, gives them one request after the other, and starts them again."""
+
+    def __init__(
+        self,
+        index: int,
+        config: GroupConfig,
+        launcher: Launcher,
+        router: Router,
+        on_change: Callable[[Group], None],
+    ) -> None:
+        self.index = index
+        self.config = config
+        self.state = State.STARTING
+        self.epoch = 0
+        self.ranks: list[RankState] = []
+        self.last_error: PolyrankError | None = None
+        self._launcher = launcher
+        self._router = router
+        self._on_change = on_change
+        self._loop = asyncio.get_running_loop()
+        self._worker: wire.WorkerSource
+        self._setup_kwargs: dict[str, Any] = {}
+        self._memory: GroupMemory
+        self._coming_up: asyncio.Future[None] | None = None
+        self._call: RunningCall | None = None
+        self._calls = 0
+        self._restart_task: asyncio.Task[None] | None = None
+        self._all_gone: asyncio.Future[None] | None = None
+
+    # --- life -------------------------------------------------------------------------------
+
+    async def start(self, worker: wire.WorkerSource, setup_kwargs: dict[str, Any]) -> None:
+        """Brings the group up for the first time. Raises SetupFailed; nothing is left then."""
+        self._worker = worker
+        self._setup_kwargs = setup_kwargs
+        await self._bring_up()
+        self._become(State.IDLE)
+
+    async def stop(self, timeout_s: float) -> None:
+        """Ends the ranks: an orderly teardown within ``timeout_s``, then by force."""
+        was_busy = self.state is State.BUSY
+        self._become(State.STOPPED)
+        if self._restart_task is not None:
+            self._restart_task.cancel()
+            await asyncio.gather(self._restart_task, return_exceptions=True)
+        if self._call is not None:
+            call = self._call
+            call.request.fail(RunnerStopped("the runner was stopped while the request ran"))
+            if was_busy:
+                self._memory.control.cancel(call.number)
+                await _within(call.all_reported, timeout_s / 2)
+            self._end_call()
+        for rank in self.ranks:
+            self._router.send(rank.identity, wire.Stop(epoch=self.epoch))
+        if not await _within(asyncio.gather(*(r.process.exited for r in self.ranks)), timeout_s):
+            log.warning("group %d did not stop within %g s and was killed", self.index, timeout_s)
+        await self._clear()
+
+    async def _bring_up(self) -> None:
+        """Launches every rank in a new epoch and waits until all are ready."""
+        self.epoch += 1
+        config = self.config
+        self._memory = GroupMemory(config.world_size)
+        self._coming_up = self._loop.create_future()
+        listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        try:
+            with listener:
+                await asyncio.gather(
+                    *(self._launch(rank, listener) for rank in range(config.world_size))
+                )
+            await self._coming_up
+        except BaseException:
+            await self._clear()
+            raise
+        finally:
+            self._coming_up = None
+
+    async def _launch(self, rank: int, listener: socket.socket) -> None:
+        identity = f"{self.index}.{rank}.{self.epoch}".encode()
+        port = listener.getsockname()[1]
+        stderr: deque[str] = deque(maxlen=STDERR_LINES)
+        memory = self._memory
+        spec = RankSpec(
+            address=self._router.address,
+            identity=identity,
+            epoch=self.epoch,
+            group=self.index,
+            rank=rank,
+            world_size=self.config.world_size,
+            environment=self._environment(rank, port),
+            inbox_fd=memory.inbox.fd,
+            outbox_fd=memory.outbox_fds[rank],
+            control_fd=memory.control.fd,
+            credit_fd=memory.credit_fd,
+            store_fd=listener.fileno() if rank == 0 else -1,
+        )
+        setup = self._setup_frame(rank, port)
+        epoch = self.epoch
+
+        def on_frame(frame: wire.FromRank, inline: list[bytes]) -> None:
+            if frame.epoch != self.epoch:
+                return  # of a group that is gone
+            if isinstance(frame, wire.Hello):
+                self._router.send(identity, *setup)
+            else:
+                self._on_frame(self._rank(rank), frame, inline)
+
+        def on_line(stream: str, line: str) -> None:
+            if stream == "stderr":
+                stderr.append(line)
+            self._log_line(rank, stream, line)
+
+        self._router.register(identity, on_frame)
+        process = await self._launcher.launch(spec, on_line)
+        state = RankState(
+            rank, identity, process, arena.ArenaReader(os.dup(memory.outbox_fds[rank])), stderr
+        )
+        self.ranks.append(state)
+        process.exited.add_done_callback(lambda ended: self._on_exit(epoch, state, ended.result()))
+
+    def _setup_frame(self, rank: int, port: int) -> tuple[wire.Setup, list[wire.Buffer]]:
+        config = self.config
+        device = config.device
+        if device == "cuda":
+            device = f"cuda:{self.index * config.world_size + rank}"
+        kwargs, inline = self._encode(self._setup_kwargs)
+        setup = wire.Setup(
+            epoch=self.epoch,
+            worker=self._worker,
+            kwargs=kwargs,
+            device=device,
+            seed=random.SystemRandom().getrandbits(60),
+            store_port=port,
+            timeout_s=config.process_group_timeout_s,
+            threads=config.threads,
+            cwd=config.cwd,
+        )
+        return setup, inline
+
+    def _environment(self, rank: int, port: int) -> dict[str, str]:
+        world_size = str(self.config.world_size)
+        environment = {
+            "POLYRANK_RANK": f"{self.index}.{rank}",
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": world_size,
+            "LOCAL_WORLD_SIZE": world_size,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        # All ranks are here: gloo need not resolve the host's name, which fails on many laptops.
+        environment["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
+        return environment
+
+    # --- requests ---------------------------------------------------------------------------
+
+    def submit(self, request: Request) -> None:
+        """Gives the request to every rank. The group must be idle."""
+        self._calls += 1
+        call = RunningCall(self._calls, request, self._loop.create_future())
+        self._call = call
+        self._become(State.BUSY)
+        header, buffers = request.take_buffers()
+        payload, inline = place(header, buffers, self._memory.inbox)
+        for rank in self.ranks:
+            rank.reported = False
+            frame = wire.Call(
+                epoch=self.epoch,
+                number=call.number,
+                request_id=request.request_id,
+                streaming=request.streaming,
+                text_events=request.text_events,
+                payload=payload,
+                released=rank.outbox.take_released(),
+            )
+            self._router.send(rank.identity, frame, inline)
+        if request.streaming:
+            request.on_consumed = lambda count: self._memory.give_credits(call.number, count)
+            self._memory.give_credits(call.number, 0)
+        if self.config.hang_timeout_s is not None:
+            call.hang_timer = self._loop.call_later(self.config.hang_timeout_s, self._check_hang)
+
+    def cancel(self, request: Request) -> None:
+        """The request's caller has gone: its ranks leave at their next common checkpoint."""
+        call = self._call
+        if call is None or call.request is not request or self.state is not State.BUSY:
+            return
+        self._memory.cancel(call.number)
+        self._arm_grace(call, self.config.cancel_grace_s, "after it was cancelled")
+
+    def _arm_grace(self, call: RunningCall, seconds: float, why: str) -> None:
+        if call.grace_timer is not None:
+            call.grace_timer.cancel()
+        call.grace_timer = self._loop.call_later(seconds, self._on_grace_over, call, seconds, why)
+
+    def _on_grace_over(self, call: RunningCall, seconds: float, why: str) -> None:
+        if self._call is call:
+            stuck = ", ".join(str(rank.rank) for rank in self.ranks if not rank.reported)
+            self._lose(
+                WorkerDied(
+                    f"rank {stuck} had not left the request {seconds:g} s {why}; the group was "
+                    "killed and is started again"
+                )
+            )
+
+    def _check_hang(self) -> None:
+        call, limit = self._call, self.config.hang_timeout_s
+        if call is None or limit is None:
+            return
+        age = time.monotonic() - max(self._memory.control.latest_progress_s(), call.begun_s)
+        if age < limit:
+            call.hang_timer = self._loop.call_later(limit - age, self._check_hang)
+        else:
+            self._lose(WorkerDied(f"no progress for {limit:g} s: a rank hangs", stderr=""))
+
+    # --- frames -----------------------------------------------------------------------------
+
+    def _on_frame(self, rank: RankState, frame: wire.FromRank, inline: list[bytes]) -> None:
+        match frame:
+            case wire.Ready():
+                rank.phases = frame.phases
+                self._on_ready()
+            case wire.Failure(number=0):
+                self._on_setup_failure(rank, frame)
+            case wire.Settled():
+                self._on_report(rank)
+            case wire.Event() | wire.Done() | wire.Left() | wire.Failure():
+                call = self._call
+                if call is None or frame.number != call.number:
+                    return
+                match frame:
+                    case wire.Event():
+                        self._on_event(call, rank, frame, inline)
+                    case wire.Done():
+                        self._on_done(call, rank, frame, inline)
+                    case wire.Left():
+                        call.left[rank.rank] = frame.step
+                        self._memory.inbox.release(frame.released)
+                        self._on_report(rank)
+                    case wire.Failure():
+                        self._on_failure(call, rank, frame)
+
+    def _on_ready(self) -> None:
+        coming_up = self._coming_up
+        if (
+            coming_up is not None
+            and not coming_up.done()
+            and len(self.ranks) == self.config.world_size
+            and all(rank.phases for rank in self.ranks)
+        ):
+            coming_up.set_result(None)
+
+    def _on_setup_failure(self, rank: RankState, frame: wire.Failure) -> None:
+        self._fail_start(
+            SetupFailed(
+                f"setup failed on rank {rank.rank}: {frame.error_type}: {frame.message}",
+                rank=rank.rank,
+                error_type=frame.error_type,
+                traceback=frame.traceback,
+            )
+        )
+
+    def _on_event(
+        self, call: RunningCall, rank: RankState, frame: wire.Event, inline: list[bytes]
+    ) -> None:
+        if frame.value is None:
+            event: Any = inline[0]
+        else:
+            event = self._decode(rank, frame.value, inline)
+        call.request.image_format = frame.format
+        call.request.add_event(event)
+
+    def _on_done(
+        self, call: RunningCall, rank: RankState, frame: wire.Done, inline: list[bytes]
+    ) -> None:
+        self._memory.inbox.release(frame.released)
+        if frame.result is not None:
+            try:
+                call.result = self._decode(rank, frame.result, inline)
+            except Exception as error:
+                call.error = call.error or _as_error(error, rank.rank)
+        self._on_report(rank)
+
+    def _on_failure(self, call: RunningCall, rank: RankState, frame: wire.Failure) -> None:
+        self._memory.inbox.release(frame.released)
+        error = WorkerError(
+            f"rank {rank.rank} raised {frame.error_type}: {frame.message}",
+            rank=rank.rank,
+            error_type=frame.error_type,
+            traceback=frame.traceback,
+        )
+        log.error("request %s: %s\n%s", call.request.request_id, error, frame.traceback)
+        call.error = call.error or error
+        call.request.fail(error)
+        if frame.fatal:
+            self._lose(WorkerDied(f"rank {rank.rank} lost its device: {frame.message}"))
+            return
+        # Peers may be stuck in a collective that this rank will never join.
+        self._memory.cancel(call.number)
+        self._arm_grace(call, self.config.peer_grace_s, "after another rank had failed")
+        self._on_report(rank)
+
+    def _on_report(self, rank: RankState) -> None:
+        rank.reported = True
+        if not all(state.reported for state in self.ranks):
+            return
+        call = self._call
+        assert call is not None
+        if call.error is not None and not call.settled:
+            # What the failed ranks left queued on their devices must end before the next call.
+            call.settled = True
+            for state in self.ranks:
+                state.reported = False
+                self._router.send(state.identity, wire.Settle(epoch=self.epoch))
+            return
+        for state in self.ranks:
+            state.process.drain()  # log lines of this request still carry its id
+        request = self._end_call()
+        if call.error is not None:
+            request.fail(call.error)
+        elif len(call.left) == 0:
+            request.succeed(call.result)
+        self._become(State.IDLE)
+
+    def _end_call(self) -> Request:
+        call = self._call
+        assert call is not None
+        self._call = None
+        call.request.on_consumed = None
+        for timer in (call.grace_timer, call.hang_timer):
+            if timer is not None:
+                timer.cancel()
+        if not call.all_reported.done():
+            call.all_reported.set_result(None)
+        return call.request
+
+    # --- death and restart ------------------------------------------------------------------
+
+    def _on_exit(self, epoch: int, rank: RankState, ended: Exit) -> None:
+        if epoch != self.epoch or self.state in (State.STOPPED, State.DOWN):
+            return
+        tail = "\n".join(rank.stderr)
+        message = f"rank {rank.rank} was {ended}" if ended.signal else f"rank {rank.rank} {ended}"
+        details = {
+            "rank": rank.rank,
+            "exit_code": ended.code,
+            "signal": ended.signal,
+            "stderr": tail,
+        }
+        if self._coming_up is not None:
+            self._fail_start(
+                SetupFailed(f"{message} before it was ready" + _quoted(tail), **details)
+            )
+        elif self.state in (State.IDLE, State.BUSY):
+            self._lose(WorkerDied(message + _quoted(tail), **details))
+
+    def _fail_start(self, error: SetupFailed) -> None:
+        if self._coming_up is not None and not self._coming_up.done():
+            self._coming_up.set_exception(error)
+
+    def _lose(self, error: WorkerDied) -> None:
+        """The group is lost: fail what runs, kill what is left, start again."""
+        log.error("group %d: %s", self.index, error)
+        self.last_error = error
+        if self._call is not None:
+            self._end_call().fail(error)
+        self._become(State.STARTING)
+        self._restart_task = self._loop.create_task(
+            self._restart(), name=f"polyrank-restart-group-{self.index}"
+        )
+
+    async def _restart(self) -> None:
+        await self._clear()
+        for failures in range(self.config.max_start_failures):
+            if failures:
+                await asyncio.sleep(min(2.0 ** (failures - 1), MAX_BACKOFF_S))
+            try:
+                await self._launcher.start()
+                await self._bring_up()
+            except SetupFailed as error:
+                self.last_error = error
+                log.error("group %d did not come up again: %s", self.index, error)
+            else:
+                log.info("group %d is up again", self.index)
+                self._become(State.IDLE)
+                return
+        log.error("group %d failed in every start and is left down", self.index)
+        self._become(State.DOWN)
+
+    async def _clear(self) -> None:
+        """Kills what is left of this epoch and frees its memory."""
+        for rank in self.ranks:
+            self._router.forget(rank.identity)
+            rank.process.kill()
+        await asyncio.gather(*(rank.process.exited for rank in self.ranks))
+        for rank in self.ranks:
+            rank.process.close()
+            rank.outbox.close()
+        self.ranks = []
+        self._memory.close()
+
+    # --- helpers ----------------------------------------------------------------------------
+
+    def _become(self, state: State) -> None:
+        if self.state is State.STOPPED:
+            return
+        self.state = state
+        self._on_change(self)
+
+    def _rank(self, rank: int) -> RankState:
+        return next(state for state in self.ranks if state.rank == rank)
+
+    def _encode(self, value: Any) -> tuple[wire.Value, list[wire.Buffer]]:
+        header, buffers = values.encode(value)
+        return place(header, buffers, None)
+
+    def _decode(self, rank: RankState, value: wire.Value, inline: list[bytes]) -> Any:
+        return values.decode(value.header, collect(value.places, inline, rank.outbox))
+
+    def _log_line(self, rank: int, stream: str, line: str) -> None:
+        request_id = self._call.request.request_id if self._call is not None else None
+        level = logging.INFO if stream == "stdout" else logging.WARNING
+        rank_log.log(
+            level,
+            "[rank %d] %s",
+            rank,
+            line,
+            extra={
+                "rank": rank,
+                "group": self.index,
+                "request_id": request_id,
+                "stream": stream,
+            },
+        )
+
+
+@dataclass
+class RunningCall:
+    """A group's bookkeeping of the request it is working on."""
+
+    number: int
+    request: Request
+    all_reported: asyncio.Future[None]
+    result: Any = None
+    error: PolyrankError | None = None
+    settled: bool = False
+    left: dict[int, int] = field(default_factory=dict)
+    begun_s: float = field(default_factory=time.monotonic)
+    grace_timer: asyncio.TimerHandle | None = None
+    hang_timer: asyncio.TimerHandle | None = None
+
+
+class GroupMemory:
+    """The shared memory of one epoch of a group."""
+
+    def __init__(self, world_size: int) -> None:
+        self.inbox = arena.Arena(arena.create_fd("inbox"), readers=world_size)
+        self.outbox_fds = [arena.create_fd(f"outbox{rank}") for rank in range(world_size)]
+        self.control = ControlBlock(arena.create_fd("control"), world_size)
+        self.credit_fd = os.eventfd(0, os.EFD_CLOEXEC)
+
+    def give_credits(self, call: int, consumed: int) -> None:
+        """Tells rank 0 how far the stream has been read."""
+        self.control.give_credits(call, consumed)
+        os.eventfd_write(self.credit_fd, 1)
+
+    def cancel(self, call: int) -> None:
+        """Cancels ``call``, and wakes rank 0 if it waits for the stream's reader."""
+        self.control.cancel(call)
+        os.eventfd_write(self.credit_fd, 1)
+
+    def close(self) -> None:
+        """Frees all of it, but for what readers still hold."""
+        self.inbox.close()
+        self.control.close()
+        os.close(self.credit_fd)
+        for fd in self.outbox_fds:
+            os.close(fd)
+
+
+async def _within(awaitable: Awaitable[Any], timeout_s: float) -> bool:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await asyncio.shield(awaitable)
+    except TimeoutError:
+        return False
+    return True
+
+
+def _as_error(error: Exception, rank: int) -> PolyrankError:
+    if isinstance(error, PolyrankError):
+        return error
+    return WorkerError(
+        f"the result of rank {rank} cannot be read: {error}",
+        rank=rank,
+        error_type=type(error).__name__,
+        traceback="",
+    )
+
+
+def _quoted(stderr: str) -> str:
+    return f"; its last lines were:\n{stderr}" if stderr else ""

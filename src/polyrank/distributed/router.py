@@ -1,0 +1,75 @@
+"""The runner's socket: one ROUTER, one owner, every frame handed to the group it belongs to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import zmq
+
+from polyrank.distributed import wire
+
+FrameHandler = Callable[[wire.FromRank, list[bytes]], None]
+
+
+class Router:
+    """Sends frames to ranks by identity and calls the handler of whoever sent one.
+
+    Driven by the socket's descriptor: nothing polls and no task runs while nothing arrives.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._loop = asyncio.get_running_loop()
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.RCVHWM, 0)  # credits bound what is under way
+        self._socket.bind(address)
+        self._handlers: dict[bytes, FrameHandler] = {}
+        self._fd = self._socket.getsockopt(zmq.FD)
+        self._loop.add_reader(self._fd, self._drain)
+
+    def register(self, identity: bytes, handler: FrameHandler) -> None:
+        """From now on frames of ``identity`` go to ``handler``."""
+        self._handlers[identity] = handler
+
+    def forget(self, identity: bytes) -> None:
+        """Frames of ``identity`` are dropped from now on."""
+        self._handlers.pop(identity, None)
+
+    def send(
+        self, identity: bytes, frame: wire.Frame, inline: list[wire.Buffer] | None = None
+    ) -> bool:
+        """Sends without waiting; false if the rank is not connected (any more)."""
+        try:
+            self._socket.send_multipart(
+                [identity, *wire.encode(frame, inline or ())], zmq.NOBLOCK
+            )
+        except zmq.ZMQError:  # EHOSTUNREACH: gone, which its pidfd tells the group
+            return False
+        # The descriptor is edge-triggered: sending may have swallowed the edge of an arrival.
+        if self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+            self._loop.call_soon(self._drain)
+        return True
+
+    def close(self) -> None:
+        """Closes the socket at once."""
+        self._loop.remove_reader(self._fd)
+        self._handlers.clear()
+        self._socket.close()
+        self._context.term()
+
+    def _drain(self) -> None:
+        if self._socket.closed:
+            return
+        while True:
+            try:
+                identity, *parts = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            handler = self._handlers.get(identity)
+            if handler is not None:
+                frame, inline = wire.decode_from_rank(parts)
+                handler(frame, list(inline))  # type: ignore[arg-type]

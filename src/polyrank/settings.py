@@ -1,0 +1,15 @@
+"""Settings, read once at the edge; the only reader of the environment."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class EngineSettings(BaseSettings):
+    """How runners behave unless their arguments say otherwise (``POLYRANK_…``)."""
+
+    model_config = SettingsConfigDict(env_prefix="POLYRANK_", frozen=True, extra="ignore")
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
