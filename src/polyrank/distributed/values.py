@@ -80,7 +80,11 @@ def encode(value: Any) -> tuple[bytes, list[Buffer]]:
 
 def decode(header: Buffer, buffers: Sequence[Buffer]) -> Any:
     """The value again. It may keep and change the buffers, which therefore must be its own."""
-    return _Decoder(buffers).unpack(header)
+    decoder = _Decoder(buffers)
+    try:
+        return decoder.unpack(header)
+    finally:
+        decoder.forget()
 
 
 class _Encoder:
@@ -304,6 +308,11 @@ class _Decoder:
 
     def unpack(self, data: Buffer) -> Any:
         return self._decode(data)
+
+    def forget(self) -> None:
+        # The decoder and its hook refer to each other: without this the buffers would live on
+        # until the next garbage collection, and shared memory with them.
+        self._buffers = ()
 
     def _extension(self, code: int, data: memoryview) -> Any:
         return _UNPACKERS[Kind(code)](self, self._decode(data))
