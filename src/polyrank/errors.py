@@ -1,19 +1,19 @@
 """The one exception tree. Every class knows its HTTP status and a stable code.
 
-    PolyrankError                      500 internal_error
-    ├── InvalidInput                   422 bad_request        what the caller sent cannot be used
-    │   └── ValueNotSendable           422 bad_request        a value that cannot cross to a rank or back
-    ├── AppError                       500 app_error          the app file or its options are wrong
-    ├── AppException                   chosen by the app's author
-    ├── RequestTimeout                 504 request_timeout
-    ├── RequestAborted                 499 client_cancelled
-    └── RunnerError                    500 runner_error
-        ├── WorkerError                500 runner_server_error    an exception in a rank
-        ├── SetupFailed                503 runner_setup_failed    a group did not come up
-        │   └── NotEnoughDevices       503 runner_scheduling_failure
-        ├── WorkerDied                 503 runner_disconnected    a rank process ended or froze
-        └── RunnerStopped              503 runner_connection_refused
-    RequestCancelled (a BaseException)  raised inside a worker by ``checkpoint()``
+PolyrankError                      500 internal_error
+├── InvalidInput                   422 bad_request        what the caller sent cannot be used
+│   └── ValueNotSendable           422 bad_request        a value that cannot reach a rank
+├── AppError                       500 app_error          the app file or its options are wrong
+├── AppException                   chosen by the app's author
+├── RequestTimeout                 504 request_timeout
+├── RequestAborted                 499 client_cancelled
+└── RunnerError                    500 runner_error
+    ├── WorkerError                500 runner_server_error    an exception in a rank
+    ├── SetupFailed                503 runner_setup_failed    a group did not come up
+    │   └── NotEnoughDevices       503 runner_scheduling_failure
+    ├── WorkerDied                 503 runner_disconnected    a rank process ended or froze
+    └── RunnerStopped              503 runner_connection_refused
+RequestCancelled (a BaseException)  raised inside a worker by ``checkpoint()``
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class Arena:
         view = memoryview(data).cast("B")
         offset = self._take(view.nbytes)
         block = self._blocks[offset]
-        block.mapping[: view.nbytes] = view  # type: ignore[assignment]  # any buffer will do
+        block.mapping[: view.nbytes] = view
         block.holders = self._readers
         return Place(offset, view.nbytes)
 
@@ -120,9 +120,7 @@ class ArenaReader:
     def view(self, place: Place) -> memoryview:
         """A writable, private view of the block, released when the last reference to it goes."""
         try:
-            mapping = _Mapping(
-                self.fd, place.size, access=mmap.ACCESS_COPY, offset=place.offset
-            )
+            mapping = _Mapping(self.fd, place.size, access=mmap.ACCESS_COPY, offset=place.offset)
         except OSError:  # out of file descriptors or address space: a copy needs neither
             data = bytearray(place.size)
             os.preadv(self.fd, [data], place.offset)

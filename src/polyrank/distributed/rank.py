@@ -343,7 +343,7 @@ def load_worker(source: wire.WorkerSource) -> type[DistributedWorker]:
 
 def make_worker(cls: type[Any], rank: int, world_size: int) -> Any:
     """An instance, whether or not the subclass's own ``__init__`` takes arguments."""
-    worker = cls.__new__(cls)
+    worker = object.__new__(cls)
     DistributedWorker.__init__(worker, rank, world_size)
     if cls.__init__ is not DistributedWorker.__init__:
         accepts = inspect.signature(cls).parameters

@@ -28,7 +28,7 @@ class Router:
         self._socket.setsockopt(zmq.RCVHWM, 0)  # credits bound what is under way
         self._socket.bind(address)
         self._handlers: dict[bytes, FrameHandler] = {}
-        self._fd = self._socket.getsockopt(zmq.FD)
+        self._fd: int = self._socket.FD
         self._loop.add_reader(self._fd, self._drain)
 
     def register(self, identity: bytes, handler: FrameHandler) -> None:
@@ -44,13 +44,11 @@ class Router:
     ) -> bool:
         """Sends without waiting; false if the rank is not connected (any more)."""
         try:
-            self._socket.send_multipart(
-                [identity, *wire.encode(frame, inline or ())], zmq.NOBLOCK
-            )
+            self._socket.send_multipart([identity, *wire.encode(frame, inline or ())], zmq.NOBLOCK)
         except zmq.ZMQError:  # EHOSTUNREACH: gone, which its pidfd tells the group
             return False
         # The descriptor is edge-triggered: sending may have swallowed the edge of an arrival.
-        if self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+        if int(self._socket.EVENTS) & zmq.POLLIN:
             self._loop.call_soon(self._drain)
         return True
 

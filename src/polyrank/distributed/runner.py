@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -172,7 +172,9 @@ class DistributedRunner:
         ]
         for row in self.timings:
             spent = ", ".join(
-                f"{name} {seconds:.2f} s" for name, seconds in row.items() if isinstance(seconds, float)
+                f"{name} {seconds:.2f} s"
+                for name, seconds in row.items()
+                if isinstance(seconds, float)
             )
             log.info("group %d rank %d is ready: %s", row["group"], row["rank"], spent)
 

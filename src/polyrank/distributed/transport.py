@@ -34,6 +34,4 @@ def collect(
 ) -> list[wire.Buffer]:
     """The buffers of a value, each the receiver's own: views of the arena, copies of parts."""
     parts = iter(inline)
-    return [
-        bytearray(next(parts)) if place.offset < 0 else arena.view(place) for place in places
-    ]
+    return [bytearray(next(parts)) if place.offset < 0 else arena.view(place) for place in places]

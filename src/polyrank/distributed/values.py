@@ -181,10 +181,7 @@ class _Encoder:
         extra = value.__pydantic_extra__
         private = value.__pydantic_private__
         state = [value.__dict__, extra, private]
-        packed = [
-            None if part is None else self.pack_dict(part, path, depth)
-            for part in state
-        ]
+        packed = [None if part is None else self.pack_dict(part, path, depth) for part in state]
         return self._ext(
             Kind.MODEL, [_reference(type(value), path), *packed, sorted(value.model_fields_set)]
         )
@@ -212,7 +209,9 @@ class _Encoder:
         import torch
 
         if value.layout is not torch.strided or value.is_nested or value.is_meta:
-            raise ValueNotSendable(f"{_short(path)} is not a dense tensor with data: {value.layout}")
+            raise ValueNotSendable(
+                f"{_short(path)} is not a dense tensor with data: {value.layout}"
+            )
         if value.is_quantized:
             raise ValueNotSendable(f"{_short(path)} is quantized; send int_repr() and its scale")
         whole = value.detach().resolve_conj().resolve_neg().cpu().contiguous()

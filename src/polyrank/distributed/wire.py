@@ -38,7 +38,7 @@ class Frame(msgspec.Struct, tag=True, frozen=True, kw_only=True):
 # --- runner to rank ---------------------------------------------------------------------------
 
 
-class Setup(Frame):
+class Setup(Frame, frozen=True, kw_only=True):
     """Load the worker class, join the process group, call ``setup(**kwargs)``."""
 
     worker: WorkerSource
@@ -51,7 +51,7 @@ class Setup(Frame):
     cwd: str | None
 
 
-class Call(Frame):
+class Call(Frame, frozen=True, kw_only=True):
     """One request. ``number`` counts the group's calls; ``released`` frees the rank's blocks."""
 
     number: int
@@ -62,28 +62,28 @@ class Call(Frame):
     released: list[int]
 
 
-class Settle(Frame):
+class Settle(Frame, frozen=True, kw_only=True):
     """After a failed call: finish what is queued on the device, then answer ``Settled``."""
 
 
-class Stop(Frame):
+class Stop(Frame, frozen=True, kw_only=True):
     """Tear down and end."""
 
 
 # --- rank to runner ---------------------------------------------------------------------------
 
 
-class Hello(Frame):
+class Hello(Frame, frozen=True, kw_only=True):
     """The rank is connected."""
 
 
-class Ready(Frame):
+class Ready(Frame, frozen=True, kw_only=True):
     """Set up; ``phases`` maps a phase's name to its seconds."""
 
     phases: dict[str, float]
 
 
-class Event(Frame):
+class Event(Frame, frozen=True, kw_only=True):
     """One streamed result of call ``number``: a value, or ready text in the first inline part."""
 
     number: int
@@ -91,7 +91,7 @@ class Event(Frame):
     format: str = "jpeg"
 
 
-class Done(Frame):
+class Done(Frame, frozen=True, kw_only=True):
     """The call ended. Rank 0 sends the result and how many events went before it."""
 
     number: int
@@ -100,7 +100,7 @@ class Done(Frame):
     result: Value | None = None
 
 
-class Left(Frame):
+class Left(Frame, frozen=True, kw_only=True):
     """The call was cancelled and the rank left it at checkpoint ``step``."""
 
     number: int
@@ -108,8 +108,8 @@ class Left(Frame):
     released: list[int]
 
 
-class Failure(Frame):
-    """The worker raised, in ``setup`` (``number`` 0) or in a call. ``fatal``: the device is lost."""
+class Failure(Frame, frozen=True, kw_only=True):
+    """The worker raised, in ``setup`` (``number`` 0) or a call. ``fatal``: the device is lost."""
 
     number: int
     error_type: str
@@ -119,7 +119,7 @@ class Failure(Frame):
     released: list[int] = []
 
 
-class Settled(Frame):
+class Settled(Frame, frozen=True, kw_only=True):
     """The device has nothing queued any more."""
 
 

@@ -32,6 +32,12 @@ class RankProcess(Protocol):
     def kill(self) -> None:
         """Ends the process at once, frozen or not."""
 
+    def drain(self) -> None:
+        """Hands on every line the rank has written so far."""
+
+    def close(self) -> None:
+        """Closes every descriptor; the process has ended."""
+
 
 LineSink = Callable[[str, str], None]
 

@@ -1,8 +1,8 @@
 """The process that imports torch once and forks the ranks of one runner.
 
-Run as ``python -m polyrank.distributed.launch.forkserver FD FOLDER PARENT``; nobody imports it. It has
-one thread and never touches a GPU, so forking it is safe, a rank starts in milliseconds, and a
-group that died is back as soon as its ``setup`` is done.
+Run as ``python -m polyrank.distributed.launch.forkserver FD FOLDER PARENT``; nobody imports it.
+It has one thread and never touches a GPU, so forking it is safe, a rank starts in milliseconds,
+and a group that died is back as soon as its ``setup`` is done.
 
 It also guards the ranks: when the runner's process goes, however it goes, the socket ends and
 every rank is killed, the runner's folder removed.

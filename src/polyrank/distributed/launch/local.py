@@ -53,6 +53,13 @@ class LocalLauncher:
         begun = time.perf_counter()
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.create_future()
+        self._spawn_server()
+        self._loop.add_reader(self._control, self._on_message)
+        started = await self._started
+        total = time.perf_counter() - begun
+        return {"spawn": total - started.import_s, "import": started.import_s}
+
+    def _spawn_server(self) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.setblocking(False)
         read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
@@ -76,10 +83,6 @@ class LocalLauncher:
             )
         os.close(write_fd)
         self._output = _Lines(self._loop, read_fd, self._on_server_line)
-        self._loop.add_reader(self._control, self._on_message)
-        started = await self._started
-        total = time.perf_counter() - begun
-        return {"spawn": total - started.import_s, "import": started.import_s}
 
     async def launch(self, spec: RankSpec, on_line: LineSink) -> LocalProcess:
         """Forks one rank."""
@@ -115,8 +118,8 @@ class LocalLauncher:
         self._loop.remove_reader(self._control)
         self._control.close()
         pidfd = os.pidfd_open(self._server.pid)
-        ended = self._loop.create_future()
-        self._loop.add_reader(pidfd, lambda: ended.done() or ended.set_result(None))
+        ended: asyncio.Future[None] = self._loop.create_future()
+        self._loop.add_reader(pidfd, _resolve, ended)
         await ended
         self._loop.remove_reader(pidfd)
         os.close(pidfd)
@@ -130,9 +133,7 @@ class LocalLauncher:
 
     def _on_message(self) -> None:
         try:
-            data, fds, _, _ = socket.recv_fds(
-                self._control, protocol.MAX_MESSAGE, protocol.MAX_FDS
-            )
+            data, fds, _, _ = socket.recv_fds(self._control, protocol.MAX_MESSAGE, protocol.MAX_FDS)
         except BlockingIOError:
             return
         except OSError:
@@ -162,9 +163,11 @@ class LocalLauncher:
             "the process that starts ranks ended before it was ready"
             + "".join(f"\n  {line}" for line in self._errors)
         )
-        for waiting in [self._started, *self._spawning.values()]:
-            if not waiting.done():
-                waiting.set_exception(error)
+        if not self._started.done():
+            self._started.set_exception(error)
+        for spawning in self._spawning.values():
+            if not spawning.done():
+                spawning.set_exception(error)
         self._server.wait()
         self._server = None
 
@@ -280,6 +283,11 @@ class _Lines:
         text = line.decode(errors="backslashreplace").rstrip("\r").rpartition("\r")[2]
         if text:
             self._on_line(text)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _exit_of(status: int) -> Exit:
