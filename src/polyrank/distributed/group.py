@@ -540,6 +540,7 @@ class GroupMemory:
         self.outbox_fds = [arena.create_fd(f"outbox{rank}") for rank in range(world_size)]
         self.control = ControlBlock(arena.create_fd("control"), world_size)
         self.credit_fd = os.eventfd(0, os.EFD_CLOEXEC)
+        self._closed = False
 
     def give_credits(self, call: int, consumed: int) -> None:
         """Tells rank 0 how far the stream has been read."""
@@ -552,7 +553,10 @@ class GroupMemory:
         os.eventfd_write(self.credit_fd, 1)
 
     def close(self) -> None:
-        """Frees all of it, but for what readers still hold."""
+        """Frees all of it, but for what readers still hold. Closing twice is fine."""
+        if self._closed:
+            return
+        self._closed = True
         self.inbox.close()
         self.control.close()
         os.close(self.credit_fd)

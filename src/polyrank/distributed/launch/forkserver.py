@@ -64,6 +64,9 @@ class ForkServer:
         """Kills every rank and what they started, and removes the folder."""
         for pid in self._keys:
             _kill_session(pid)
+        for pid in self._keys:
+            os.waitpid(pid, 0)
+        self._keys.clear()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _serve_one(self, run_rank: Callable[[bytes, dict[str, int]], None], *own: int) -> bool:
