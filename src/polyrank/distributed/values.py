@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from pydantic import BaseModel
 
+from polyrank.distributed import pixels
 from polyrank.distributed.wire import Buffer
 from polyrank.errors import ValueNotSendable
 
@@ -75,7 +76,10 @@ def encode(value: Any) -> tuple[bytes, list[Buffer]]:
     Raises ValueNotSendable, naming the path of what cannot cross.
     """
     encoder = _Encoder()
-    return _encode_msgpack(encoder.pack(value, "value", 0)), encoder.buffers
+    try:
+        return _encode_msgpack(encoder.pack(value, 0)), encoder.buffers
+    except _Unsendable as error:
+        raise ValueNotSendable(f"value{error.where()} {error}") from None
 
 
 def decode(header: Buffer, buffers: Sequence[Buffer]) -> Any:
@@ -87,11 +91,23 @@ def decode(header: Buffer, buffers: Sequence[Buffer]) -> Any:
         decoder.forget()
 
 
+class _Unsendable(Exception):
+    """Why a value cannot cross; containers add where it is on the way out."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.path: list[str] = []
+
+    def where(self) -> str:
+        path = "".join(reversed(self.path))
+        return path if len(path) <= 120 else f"{path[:60]} … {path[-40:]}"
+
+
 class _Encoder:
     def __init__(self) -> None:
         self.buffers: list[Buffer] = []
 
-    def pack(self, value: Any, path: str, depth: int) -> Any:
+    def pack(self, value: Any, depth: int) -> Any:
         """``value`` as something msgpack can write; containers inside, extensions for the rest."""
         cls = type(value)
         if value is None or cls is bool or cls is float:
@@ -101,17 +117,17 @@ class _Encoder:
         if cls is str:
             return self._text(value)
         if depth > MAX_DEPTH:
-            raise ValueNotSendable(f"{_short(path)} is nested more than {MAX_DEPTH} levels deep")
+            raise _Unsendable(f"is nested more than {MAX_DEPTH} levels deep")
         packer = _PACKERS.get(cls)
         if packer is None:
             packer = _packer_by_family(value)
         if packer is None:
-            raise ValueNotSendable(
-                f"{_short(path)} is a {cls.__module__}.{cls.__qualname__}, which cannot be sent "
+            raise _Unsendable(
+                f"is a {cls.__module__}.{cls.__qualname__}, which cannot be sent "
                 "between processes; send its data instead (numbers, text, bytes, lists, dicts, "
                 "pictures, arrays, tensors, pydantic models)"
             )
-        return packer(self, value, path, depth + 1)
+        return packer(self, value, depth + 1)
 
     def _ext(self, kind: Kind, data: Any) -> msgspec.msgpack.Ext:
         return msgspec.msgpack.Ext(int(kind), _encode_msgpack(data))
@@ -125,95 +141,104 @@ class _Encoder:
             return self._ext(Kind.TEXT, value.encode("utf-8", "surrogatepass"))
         return value
 
-    def _items(self, values: Any, path: str, depth: int) -> list[Any]:
-        return [self.pack(item, f"{path}[{i}]", depth) for i, item in enumerate(values)]
+    def _items(self, values: Any, depth: int) -> list[Any]:
+        packed: list[Any] = []
+        try:
+            for item in values:
+                packed.append(self.pack(item, depth))
+        except _Unsendable as error:
+            error.path.append(f"[{len(packed)}]")
+            raise
+        return packed
 
-    def pack_list(self, value: Any, path: str, depth: int) -> Any:
-        return self._items(value, path, depth)
+    def pack_list(self, value: Any, depth: int) -> Any:
+        return self._items(value, depth)
 
-    def pack_tuple(self, value: Any, path: str, depth: int) -> Any:
-        return self._ext(Kind.TUPLE, self._items(value, path, depth))
+    def pack_tuple(self, value: Any, depth: int) -> Any:
+        return self._ext(Kind.TUPLE, self._items(value, depth))
 
-    def pack_set(self, value: Any, path: str, depth: int) -> Any:
+    def pack_set(self, value: Any, depth: int) -> Any:
         kind = Kind.FROZENSET if isinstance(value, frozenset) else Kind.SET
-        return self._ext(kind, self._items(value, path, depth))
+        return self._ext(kind, self._items(value, depth))
 
-    def pack_dict(self, value: Mapping[Any, Any], path: str, depth: int) -> Any:
-        if all(type(key) is str and key.isascii() for key in value):
-            return {key: self.pack(item, f"{path}.{key}", depth) for key, item in value.items()}
-        pairs = [
-            (self.pack(key, f"{path} key", depth), self.pack(item, f"{path}[{key!r}]", depth))
-            for key, item in value.items()
-        ]
+    def pack_dict(self, value: Mapping[Any, Any], depth: int) -> Any:
+        pairs: list[tuple[Any, Any]] = []
+        key: Any = None
+        try:
+            for key, item in value.items():
+                pairs.append((self.pack(key, depth), self.pack(item, depth)))
+        except _Unsendable as error:
+            error.path.append(f"[{key!r}]"[:60])
+            raise
+        if all(type(packed) is str for packed, _ in pairs):
+            return dict(pairs)
         return self._ext(Kind.DICT, pairs)
 
-    def pack_bytes(self, value: Any, path: str, depth: int) -> Any:
+    def pack_bytes(self, value: Any, depth: int) -> Any:
         kind = Kind.BYTEARRAY if isinstance(value, bytearray) else Kind.BYTES
         if kind is Kind.BYTES and len(value) < OUT_OF_BAND_BYTES:
             return bytes(value)
         return self._ext(kind, self._buffer(memoryview(value).cast("B")))
 
-    def pack_number(self, value: Any, path: str, depth: int) -> Any:
+    def pack_number(self, value: Any, depth: int) -> Any:
         return self._ext(Kind.COMPLEX, (value.real, value.imag))
 
-    def pack_as_text(self, value: Any, path: str, depth: int) -> Any:
+    def pack_as_text(self, value: Any, depth: int) -> Any:
         return self._ext(_TEXT_KINDS[type(value)], str(value))
 
-    def pack_moment(self, value: Any, path: str, depth: int) -> Any:
+    def pack_moment(self, value: Any, depth: int) -> Any:
         if isinstance(value, dt.datetime | dt.time) and value.tzinfo is not None:
             zone = value.tzinfo
             name = getattr(zone, "key", None)
             if name is None and not isinstance(zone, dt.timezone):
-                raise ValueNotSendable(f"{_short(path)} has a time zone of unknown kind: {zone!r}")
+                raise _Unsendable(f"has a time zone of unknown kind: {zone!r}")
             return self._ext(_TEXT_KINDS[type(value)], [value.isoformat(), name, value.fold])
         return self._ext(_TEXT_KINDS[type(value)], [value.isoformat(), None, 0])
 
-    def pack_timedelta(self, value: dt.timedelta, path: str, depth: int) -> Any:
+    def pack_timedelta(self, value: dt.timedelta, depth: int) -> Any:
         return self._ext(Kind.TIMEDELTA, (value.days, value.seconds, value.microseconds))
 
-    def pack_path(self, value: pathlib.PurePath, path: str, depth: int) -> Any:
+    def pack_path(self, value: pathlib.PurePath, depth: int) -> Any:
         return self._ext(Kind.PATH, self._text(str(value)))
 
-    def pack_enum(self, value: enum.Enum, path: str, depth: int) -> Any:
-        return self._ext(Kind.ENUM, (_reference(type(value), path), value.name))
+    def pack_enum(self, value: enum.Enum, depth: int) -> Any:
+        return self._ext(Kind.ENUM, (_reference(type(value)), value.name))
 
-    def pack_model(self, value: BaseModel, path: str, depth: int) -> Any:
+    def pack_model(self, value: BaseModel, depth: int) -> Any:
         extra = value.__pydantic_extra__
         private = value.__pydantic_private__
         state = [value.__dict__, extra, private]
-        packed = [None if part is None else self.pack_dict(part, path, depth) for part in state]
+        packed = [None if part is None else self.pack_dict(part, depth) for part in state]
         return self._ext(
-            Kind.MODEL, [_reference(type(value), path), *packed, sorted(value.model_fields_set)]
+            Kind.MODEL, [_reference(type(value)), *packed, sorted(value.model_fields_set)]
         )
 
-    def pack_dataclass(self, value: Any, path: str, depth: int) -> Any:
+    def pack_dataclass(self, value: Any, depth: int) -> Any:
         fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-        packed = self.pack_dict(fields, path, depth)
-        return self._ext(Kind.DATACLASS, (_reference(type(value), path), packed))
+        packed = self.pack_dict(fields, depth)
+        return self._ext(Kind.DATACLASS, (_reference(type(value)), packed))
 
-    def pack_array(self, value: np.ndarray[Any, Any], path: str, depth: int) -> Any:
+    def pack_array(self, value: np.ndarray[Any, Any], depth: int) -> Any:
         import numpy as np
 
         if value.dtype.hasobject:
-            raise ValueNotSendable(f"{_short(path)} is an array of Python objects; send a list")
+            raise _Unsendable("is an array of Python objects; send a list")
         whole = np.ascontiguousarray(value)
         index = self._buffer(whole.reshape(-1).view(np.uint8).data if whole.size else b"")
         return self._ext(Kind.ARRAY, [_describe(value.dtype), list(value.shape), index])
 
-    def pack_scalar(self, value: np.generic, path: str, depth: int) -> Any:
+    def pack_scalar(self, value: np.generic, depth: int) -> Any:
         import numpy as np
 
-        return self._ext(Kind.SCALAR, self.pack_array(np.asarray(value), path, depth))
+        return self._ext(Kind.SCALAR, self.pack_array(np.asarray(value), depth))
 
-    def pack_tensor(self, value: torch.Tensor, path: str, depth: int) -> Any:
+    def pack_tensor(self, value: torch.Tensor, depth: int) -> Any:
         import torch
 
         if value.layout is not torch.strided or value.is_nested or value.is_meta:
-            raise ValueNotSendable(
-                f"{_short(path)} is not a dense tensor with data: {value.layout}"
-            )
+            raise _Unsendable(f"is not a dense tensor with data: {value.layout}")
         if value.is_quantized:
-            raise ValueNotSendable(f"{_short(path)} is quantized; send int_repr() and its scale")
+            raise _Unsendable("is quantized; send int_repr() and its scale")
         whole = value.detach().resolve_conj().resolve_neg().cpu().contiguous()
         size = whole.numel() * whole.element_size()
         raw = torch.empty(0, dtype=torch.uint8).set_(
@@ -223,16 +248,16 @@ class _Encoder:
         dtype = str(whole.dtype).removeprefix("torch.")
         return self._ext(Kind.TENSOR, [dtype, list(whole.shape), index])
 
-    def pack_picture(self, value: Image.Image, path: str, depth: int) -> Any:
+    def pack_picture(self, value: Image.Image, depth: int) -> Any:
         value.load()
         palette = value.getpalette(None) if value.mode in ("P", "PA") else None
         palette_mode = value.palette.mode if palette is not None and value.palette else None
         info = {key: item for key, item in value.info.items() if _is_plain(item)}
-        # Pillow keeps RGB in four bytes; sent so, the receiver can use the buffer as it is.
-        raw_mode = "RGBX" if value.mode == "RGB" else value.mode
-        index = self._buffer(_pixels(value, raw_mode) if 0 not in value.size else b"")
+        # Pillow's own layout: the receiver can use the buffer as it is.
+        raw_mode = pixels.raw_mode(value.mode)
+        index = self._buffer(pixels.pixels(value) if 0 not in value.size else b"")
         size = list(value.size)
-        packed_info = self.pack_dict(info, f"{path}.info", depth)
+        packed_info = self.pack_dict(info, depth)
         return self._ext(
             Kind.PICTURE, [value.mode, size, raw_mode, palette_mode, palette, packed_info, index]
         )
@@ -242,7 +267,7 @@ class _Encoder:
         return len(self.buffers) - 1
 
 
-_Packer = Callable[[_Encoder, Any, str, int], Any]
+_Packer = Callable[[_Encoder, Any, int], Any]
 
 _PACKERS: dict[type, _Packer] = {
     list: _Encoder.pack_list,
@@ -296,7 +321,7 @@ def _packer_by_family(value: Any) -> _Packer | None:
             return _PACKERS[base]
     for plain in (str, int, float):
         if isinstance(value, plain):
-            return lambda encoder, value, path, depth: encoder.pack(plain(value), path, depth)
+            return lambda encoder, value, depth: encoder.pack(plain(value), depth)
     return None
 
 
@@ -420,14 +445,10 @@ _UNPACKERS: dict[Kind, Callable[[_Decoder, Any], Any]] = {
 }
 
 
-def _short(path: str) -> str:
-    return path if len(path) <= 120 else f"{path[:60]} … {path[-40:]}"
-
-
-def _reference(cls: type, path: str) -> str:
+def _reference(cls: type) -> str:
     if "<locals>" in cls.__qualname__:
-        raise ValueNotSendable(
-            f"{_short(path)} is of class {cls.__qualname__}, defined inside a function, which "
+        raise _Unsendable(
+            f"is of class {cls.__qualname__}, defined inside a function, which "
             "another process cannot find; define it at the top of a module"
         )
     return f"{cls.__module__}:{cls.__qualname__}"
@@ -474,7 +495,3 @@ def _dtype(description: Any) -> np.dtype[Any]:
         inner = kind if isinstance(kind, str) else _dtype(kind)
         fields.append((name, inner, *[tuple(part) for part in shape]))
     return np.dtype(fields)
-
-
-def _pixels(picture: Image.Image, raw_mode: str) -> Buffer:
-    return picture.tobytes("raw", raw_mode)
