@@ -11,7 +11,7 @@ else
 TORCH_FROM := --extra-index-url $(TORCH_INDEX)
 endif
 
-.PHONY: demo test lint types layers unit clean
+.PHONY: demo test lint types layers unit bench-runner clean
 demo: $(VENV)/.installed
 	$(VENV)/bin/polyrank demo
 
@@ -29,6 +29,10 @@ layers: $(VENV)/.installed
 
 unit: $(VENV)/.installed
 	$(PY) -m pytest
+
+# What the engine itself costs, on this machine.
+bench-runner: $(VENV)/.installed
+	$(PY) -m benchmarks.runner
 
 # A machine without python3-venv still has pip, which can bring virtualenv.
 $(VENV)/bin/pip:
