@@ -1,0 +1,198 @@
+"""One prompt, a picture from every rank, previews on the way.
+
+    polyrank run examples/parallel_sdxl.py
+    polyrank demo
+
+Every rank holds the whole pipeline and paints the prompt with a seed of its own; the pictures
+come back as one grid. Uses Stable Diffusion XL when its weights are in the Hugging Face cache,
+and the small model in ``models/shapes`` otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastapi.responses import StreamingResponse
+from PIL import Image as PILImage
+from polyrank.toolkit import Image
+from pydantic import BaseModel, Field
+
+from polyrank import App, endpoint
+from polyrank.distributed import DistributedRunner, DistributedWorker
+
+if TYPE_CHECKING:  # torch is needed in the ranks only; the app itself starts without it
+    import torch
+
+SDXL = ("stabilityai/stable-diffusion-xl-base-1.0", "madebyollin/taesdxl")
+SHAPES = Path(__file__).resolve().parent.parent / "models" / "shapes"
+
+
+class Painter(DistributedWorker):
+    """Paints on one GPU; rank 0 puts the grid together."""
+
+    def setup(self) -> None:
+        import torch
+        from diffusers import AutoencoderTiny, StableDiffusionXLPipeline
+
+        model, preview_model = find_weights()
+        dtype = torch.float16 if self.device.type == "cuda" else torch.float32
+        self.pipeline = StableDiffusionXLPipeline.from_pretrained(model, torch_dtype=dtype)
+        self.pipeline.to(self.device).set_progress_bar_config(disable=True)
+        self.preview_vae = AutoencoderTiny.from_pretrained(preview_model, torch_dtype=dtype)
+        self.preview_vae.to(self.device)
+
+    def __call__(
+        self,
+        streaming: bool = False,
+        *,
+        prompt: str,
+        negative_prompt: str | None,
+        steps: int,
+        guidance: float,
+        seed: int,
+        size: int | None,
+        preview_every: int,
+    ) -> dict[str, Any]:
+        import torch
+
+        generator = torch.Generator("cpu").manual_seed(seed + self.rank)
+        watch = self.preview(steps, preview_every) if streaming else None
+        picture = self.pipeline(
+            prompt,
+            negative_prompt=negative_prompt,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            width=size,
+            height=size,
+            generator=generator,
+            output_type="pt",
+            callback_on_step_end=self.cancellable(watch),
+        ).images[0]
+        grid = self.gather_grid(picture)
+        return {"image": grid, "seeds": [seed + rank for rank in range(self.world_size)]}
+
+    def preview(self, steps: int, every: int) -> Callable[..., None]:
+        """A step callback that streams every rank's picture as it stands."""
+        scheduler = self.pipeline.scheduler
+        before: torch.Tensor | None = None
+
+        def on_step_end(_: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> None:
+            nonlocal before
+            latents = tensors["latents"]
+            if step + 1 < steps and step % every == 0:
+                clean = clean_estimate(before, latents, scheduler.sigmas, step)
+                scaled = clean / self.pipeline.vae.config.scaling_factor
+                scaled = clean if self.preview_vae.config.scaling_factor == 1 else scaled
+                picture = self.preview_vae.decode(scaled.to(self.preview_vae.dtype)).sample[0]
+                grid = self.gather_grid((picture / 2 + 0.5).clamp(0, 1))
+                progress = (step + 1) / steps
+                self.add_streaming_result(
+                    {"step": step + 1, "progress": progress, "preview_image": grid}
+                )
+            before = latents
+
+        return on_step_end
+
+    def gather_grid(self, picture: torch.Tensor) -> PILImage.Image | None:
+        """All ranks' pictures ([3, height, width] in 0…1) side by side, on rank 0."""
+        import torch
+        import torch.distributed as dist
+
+        pixels = (picture.permute(1, 2, 0) * 255).round().to(torch.uint8).contiguous()
+        everyone = [torch.empty_like(pixels) for _ in range(self.world_size)]
+        dist.gather(pixels, everyone if self.rank == 0 else None, dst=0)
+        if self.rank != 0:
+            return None
+        columns = math.ceil(math.sqrt(self.world_size))
+        height, width, _ = pixels.shape
+        rows = math.ceil(self.world_size / columns)
+        grid = PILImage.new("RGB", (columns * width, rows * height))
+        for index, tile in enumerate(everyone):
+            place = (index % columns * width, index // columns * height)
+            grid.paste(PILImage.fromarray(tile.cpu().numpy()), place)
+        return grid
+
+
+def clean_estimate(
+    before: torch.Tensor | None, latents: torch.Tensor, sigmas: torch.Tensor, step: int
+) -> torch.Tensor:
+    """The picture that the latents are heading for.
+
+    An Euler step moves along the noise e: x' = x + (s' - s) e, so two latents in a row give e and
+    with it the clean latents x' - s' e, whatever the model predicts.
+    """
+    if before is None:
+        return latents
+    old, new = sigmas[step].item(), sigmas[step + 1].item()
+    return latents - new * (latents - before) / (new - old)
+
+
+def find_weights() -> tuple[str, str]:
+    """SDXL and its preview decoder if they are on this machine, else the model shipped here."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        model, preview = (snapshot_download(name, local_files_only=True) for name in SDXL)
+    except LocalEntryNotFoundError:
+        return str(SHAPES), str(SHAPES / "preview")
+    return model, preview
+
+
+class Prompt(BaseModel):
+    """What to paint."""
+
+    prompt: str = Field(min_length=1, examples=["a red star over the sea at sunset"])
+    negative_prompt: str | None = None
+    num_inference_steps: int = Field(default=20, ge=1, le=150)
+    guidance_scale: float = Field(default=5.0, ge=0, le=30)
+    size: int | None = Field(default=None, ge=64, le=2048, multiple_of=8)
+    seed: int | None = Field(default=None, ge=0, lt=2**48, description="Same seed, same pictures")
+    preview_every: int = Field(default=4, ge=1, description="Steps between two previews")
+
+    def to_payload(self) -> dict[str, Any]:
+        """The worker's arguments."""
+        return {
+            "prompt": self.prompt,
+            "negative_prompt": self.negative_prompt,
+            "steps": self.num_inference_steps,
+            "guidance": self.guidance_scale,
+            "seed": random.randrange(2**32) if self.seed is None else self.seed,
+            "size": self.size,
+            "preview_every": self.preview_every,
+        }
+
+
+class Pictures(BaseModel):
+    """The grid, one picture per rank, and the seed of each."""
+
+    image: Image
+    seeds: list[int]
+
+
+class ParallelSDXL(App):
+    num_gpus = 2
+    machine_type = "GPU-H100"
+    requirements = ["accelerate", "diffusers>=0.34", "torch>=2.6", "transformers"]
+
+    async def setup(self) -> None:
+        self.runner = DistributedRunner(Painter, world_size=self.num_gpus)
+        await self.runner.start()
+        await self.runner.invoke(Prompt(prompt="warm-up", num_inference_steps=2).to_payload())
+
+    async def teardown(self) -> None:
+        await self.runner.stop()
+
+    @endpoint("/")
+    async def paint(self, request: Prompt) -> Pictures:
+        result = await self.runner.invoke(request.to_payload())
+        return Pictures(image=Image.from_pil(result["image"]), seeds=result["seeds"])
+
+    @endpoint("/stream")
+    async def stream(self, request: Prompt) -> StreamingResponse:
+        events = self.runner.stream(request.to_payload(), as_text_events=True)
+        return StreamingResponse(events, media_type="text/event-stream")
