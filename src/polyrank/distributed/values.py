@@ -398,9 +398,9 @@ class _Decoder:
         if 0 in (width, height):
             picture = Image.new(mode, (width, height))
         else:
-            picture = Image.frombuffer(
-                mode, (width, height), self._buffers[index], "raw", raw_mode, 0, 1
-            )
+            # Where the layouts are the same Pillow uses the buffer as it is.
+            make = Image.frombuffer if raw_mode == mode else Image.frombytes
+            picture = make(mode, (width, height), self._buffers[index], "raw", raw_mode, 0, 1)
         if palette is not None:
             picture.putpalette(palette, palette_mode)
         picture.info.update(info)
