@@ -1,0 +1,100 @@
+"""A runner that a module's tests share, and a limit for every test: a hang fails with a name."""
+
+import asyncio
+import contextlib
+import functools
+import inspect
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+PROGRAMS = Path(__file__).parents[2] / "programs"
+# Ranks find the workers through the sys.path that they inherit, other processes through this.
+sys.path.insert(0, str(PROGRAMS))
+
+from engine_workers import Playground  # noqa: E402
+
+from polyrank.distributed import DistributedRunner  # noqa: E402
+
+LIMIT_S = 30
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents and isinstance(item, pytest.Function):
+            if inspect.iscoroutinefunction(item.obj):
+                item.obj = limited(item.obj)
+
+
+def limited(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    @functools.wraps(test)
+    async def run(*args: Any, **kwargs: Any) -> None:
+        async with asyncio.timeout(LIMIT_S):
+            await test(*args, **kwargs)
+
+    return run
+
+
+@contextlib.asynccontextmanager
+async def running(
+    worker: type = Playground,
+    world_size: int = 1,
+    *,
+    setup: dict[str, Any] | None = None,
+    start_timeout: float = 60,
+    **options: Any,
+) -> AsyncIterator[DistributedRunner]:
+    """A started runner on the CPU."""
+    options.setdefault("device", "cpu")
+    runner = DistributedRunner(worker, world_size, **options)
+    await runner.start(timeout=start_timeout, **(setup or {}))
+    try:
+        yield runner
+    finally:
+        async with asyncio.timeout(30):
+            await runner.stop()
+
+
+@pytest.fixture(scope="session", name="running")
+def running_fixture() -> Callable[..., Any]:
+    return running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pair() -> AsyncIterator[DistributedRunner]:
+    """Two ranks that work together."""
+    async with running(world_size=2, cancel_grace_s=10) as runner:
+        yield runner
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def solo() -> AsyncIterator[DistributedRunner]:
+    """One rank."""
+    async with running(cancel_grace_s=10) as runner:
+        yield runner
+
+
+class Gate:
+    """Something a worker waits at (``wait_for``) until the test opens it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        os.mkfifo(path)
+
+    async def open(self) -> None:
+        """Lets the worker through; waits until it is there."""
+        await asyncio.to_thread(lambda: open(self.path, "w").close())
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    gate = Gate(tmp_path / "gate")
+    yield gate
+    # Nobody waits for ever at a gate that a failed test left shut.
+    with contextlib.suppress(OSError):
+        os.close(os.open(gate.path, os.O_WRONLY | os.O_NONBLOCK))
