@@ -62,6 +62,24 @@ class ValueNotSendable(InvalidInput, TypeError):
     """A value of a type that cannot cross a process border; the message names its path."""
 
 
+class FieldException(InvalidInput):
+    """Raised by an app's author: one field of the input cannot be used.
+
+    Answered in the form of a validation error: ``[{"loc": ["body", field], "msg", "type"}]``.
+    """
+
+    def __init__(
+        self, field: str, message: str, type: str = "value_error", status_code: int = 422
+    ) -> None:
+        super().__init__(message, field=field, type=type, status_code=status_code)
+        self.status = status_code  # type: ignore[misc]  # per instance, chosen by the author
+
+    def problems(self) -> list[dict[str, Any]]:
+        """The list that a validation error's ``detail`` is."""
+        location = ["body", *self.details["field"].split(".")]
+        return [{"loc": location, "msg": self.message, "type": self.details["type"]}]
+
+
 class AppError(PolyrankError):
     """The app file, its class or its options are wrong."""
 

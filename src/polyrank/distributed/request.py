@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from polyrank import logs
 from polyrank.distributed import values
 from polyrank.distributed.wire import Buffer
 
@@ -27,7 +28,7 @@ class Request:
         text_events: bool = False,
         request_id: str | None = None,
     ) -> None:
-        self.request_id = request_id or uuid.uuid4().hex
+        self.request_id = request_id or logs.request_id.get() or uuid.uuid4().hex
         self.streaming = streaming
         self.text_events = text_events
         self.image_format = "jpeg"

@@ -1,0 +1,7 @@
+"""A user's app and its HTTP server."""
+
+from polyrank.app.app import App
+from polyrank.app.context import RequestContext
+from polyrank.app.endpoint import HealthCheck, endpoint
+
+__all__ = ["App", "HealthCheck", "RequestContext", "endpoint"]

@@ -1,0 +1,68 @@
+"""Endpoints: methods of an app that answer a path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from polyrank.errors import AppError
+
+F = TypeVar("F", bound=Callable[..., Any])
+_ATTRIBUTE = "__polyrank_endpoint__"
+
+
+@dataclass(frozen=True)
+class HealthCheck:
+    """How a replica's health is judged by calling the endpoint that carries this."""
+
+    start_period_seconds: float = 30
+    timeout_seconds: float = 5
+    failure_threshold: int = 3
+    call_regularly: bool = True
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A path and how it is answered."""
+
+    path: str
+    is_websocket: bool = False
+    health_check: HealthCheck | None = None
+
+
+def endpoint(
+    path: str, *, is_websocket: bool = False, health_check: HealthCheck | None = None
+) -> Callable[[F], F]:
+    """Makes a method of an ``App`` answer ``POST path`` (or a websocket at ``path``).
+
+    Plain methods run in a thread, coroutines in the event loop. The one argument's pydantic model
+    is the request's JSON body, the return annotation the answer's.
+    """
+    if not path.startswith("/"):
+        raise AppError(f"an endpoint's path starts with '/': {path!r}")
+
+    def mark(function: F) -> F:
+        if hasattr(function, _ATTRIBUTE):
+            raise AppError(f"{function.__qualname__} already answers {endpoint_of(function).path}")
+        setattr(function, _ATTRIBUTE, Endpoint(path, is_websocket, health_check))
+        return function
+
+    return mark
+
+
+def endpoint_of(function: Any) -> Endpoint:
+    """The endpoint that a method was marked as."""
+    found = getattr(function, _ATTRIBUTE)
+    assert isinstance(found, Endpoint)
+    return found
+
+
+def endpoints_of(cls: type) -> dict[str, Endpoint]:
+    """Method names of a class and the endpoints they are, in order of definition."""
+    found: dict[str, Endpoint] = {}
+    for base in reversed(cls.__mro__):
+        for name in vars(base):
+            if hasattr(getattr(cls, name, None), _ATTRIBUTE):
+                found[name] = endpoint_of(getattr(cls, name))
+    return found

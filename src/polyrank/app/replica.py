@@ -1,0 +1,166 @@
+"""One running process of an app: ``python -m polyrank.app.replica FILE[::Class] …``.
+
+Nobody imports this module. It loads the app, serves it, and announces itself as one JSON line on
+the descriptor it was given; it ends with the process that started it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from polyrank import logs
+from polyrank.app import projects, requirements
+from polyrank.app.app import App
+from polyrank.app.server import KEEP_ALIVE_S, AppServer, build
+from polyrank.errors import AppError, PolyrankError
+
+log = logging.getLogger("polyrank.app")
+
+PR_SET_PDEATHSIG = 1
+DEFAULT_GRACE_S = 5.0
+
+
+class Announcer(AppServer):
+    """The server, saying when it is ready."""
+
+    def __init__(self, config: uvicorn.Config, app: App, announce_fd: int | None) -> None:
+        super().__init__(config, app)
+        self._announce_fd = announce_fd
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Runs the app's setup, then announces where it is served."""
+        await super().startup(sockets)
+        if self.started and self._announce_fd is not None:
+            os.environ["FAL_RUNNER_STATE"] = "RUNNING"
+            port = self.servers[0].sockets[0].getsockname()[1]
+            announcement = {
+                "app": self._app.name(),
+                "host": self.config.host,
+                "port": port,
+                "routes": routes(self._app, self.config.app),
+            }
+            with os.fdopen(self._announce_fd, "w") as pipe:
+                pipe.write(json.dumps(announcement) + "\n")
+            self._announce_fd = None
+
+
+def routes(app: App, api: Any) -> list[dict[str, Any]]:
+    """Path, kind and an example body of every endpoint."""
+    schemas = api.openapi()
+    listed = []
+    for method, endpoint in app.endpoints.items():
+        body = {}
+        if not endpoint.is_websocket:
+            operation = schemas["paths"][endpoint.path]["post"]
+            body = _example(operation.get("requestBody"), schemas)
+        listed.append(
+            {
+                "path": endpoint.path,
+                "websocket": endpoint.is_websocket,
+                "method": method,
+                "body": body,
+            }
+        )
+    return listed
+
+
+def _example(request_body: Any, schemas: dict[str, Any]) -> Any:
+    """A body with the required fields only: what a first curl needs."""
+    if request_body is None:
+        return {}
+    schema = request_body["content"]["application/json"]["schema"]
+    if "$ref" in schema:
+        schema = schemas["components"]["schemas"][schema["$ref"].rsplit("/", 1)[1]]
+    required = schema.get("required", [])
+    return {name: _sample(schema["properties"][name]) for name in required}
+
+
+def _sample(field: dict[str, Any]) -> Any:
+    if field.get("examples"):
+        return field["examples"][0]
+    samples = {
+        "string": "…",
+        "integer": 1,
+        "number": 1.0,
+        "boolean": True,
+        "array": [],
+        "object": {},
+    }
+    return samples.get(field.get("type", ""))
+
+
+def main() -> None:
+    """Serves the app that the arguments name."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("ref")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--ranks", type=int)
+    parser.add_argument("--verbose", action="store_true")
+    parser.add_argument("--announce-fd", type=int)
+    parser.add_argument("--parent", type=int)
+    args = parser.parse_args()
+    if args.parent is not None:
+        _die_with(args.parent)
+    logs.configure(verbose=args.verbose)
+    try:
+        _serve(args)
+    except PolyrankError as error:
+        log.error("%s", error)
+        if error.details.get("traceback"):
+            log.error("%s", error.details["traceback"])
+        sys.exit(1)
+
+
+def _serve(args: argparse.Namespace) -> None:
+    os.environ["FAL_RUNNER_STATE"] = "SETUP"
+    file, _, class_name = args.ref.partition("::")
+    cls = projects.load(projects.AppRef(Path(file), class_name or None))
+    for difference in requirements.differences(cls.options.requirements):
+        log.warning("requirement not met here: %s", difference)
+    os.environ["FAL_APP_NAME"] = cls.name()
+    app = cls()
+    if args.ranks is not None:
+        app.num_gpus = args.ranks
+    grace = cls.options.termination_grace_period_seconds or DEFAULT_GRACE_S
+    config = uvicorn.Config(
+        build(app),
+        host=args.host,
+        port=args.port,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(1, round(grace)),
+        log_config=None,
+        access_log=False,
+    )
+    server = Announcer(config, app, args.announce_fd)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run()
+    except SystemExit as ended:  # uvicorn's way of saying that it could not start
+        raise AppError(f"{cls.name()} could not be started") from ended
+    finally:
+        os.environ["FAL_RUNNER_STATE"] = "TERMINATING"
+    if not server.started:
+        raise AppError(f"{cls.name()} did not start; the reason stands above")
+
+
+def _die_with(parent: int) -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,283 @@
+"""An app's HTTP server: its endpoints as routes, its errors as answers.
+
+Around the framework sits one plain ASGI wrapper, ``RequestScope``: it gives a request its id and
+context, and cancels the work of a caller who has gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import json
+import logging
+import uuid
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from polyrank import logs
+from polyrank.app import context
+from polyrank.app.app import App
+from polyrank.errors import FieldException, PolyrankError
+
+log = logging.getLogger("polyrank.app")
+
+KEEP_ALIVE_S = 300
+OUT_OF_MEMORY = "OutOfMemoryError"
+# Messages of a request body that may wait for the endpoint.
+READ_AHEAD = 4
+
+
+def build(app: App) -> FastAPI:
+    """The ASGI application of ``app``; its lifespan runs ``setup`` and ``teardown``."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await _maybe_await(app.setup)
+        try:
+            yield
+        finally:
+            await _maybe_await(app.teardown)
+
+    api = FastAPI(title=app.name(), lifespan=lifespan)
+    api.router.route_class = _Route
+    for method, endpoint in app.endpoints.items():
+        handler = getattr(app, method)
+        if endpoint.is_websocket:
+            api.add_api_websocket_route(endpoint.path, handler)
+        else:
+            api.add_api_route(
+                endpoint.path, handler, methods=["POST"], name=method, response_model_by_alias=True
+            )
+
+    async def health() -> Any:
+        return await _maybe_await(app.health)
+
+    if not any(endpoint.path == "/health" for endpoint in app.endpoints.values()):
+        api.add_api_route("/health", health, methods=["GET"], include_in_schema=False)
+    api.add_exception_handler(HTTPException, _on_http_exception)
+    api.add_exception_handler(RequestValidationError, _on_validation_error)
+    api.add_middleware(RequestScope, app=app)
+    api.add_middleware(
+        CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"]
+    )
+    _order_schema(api)
+    return api
+
+
+def serve(app: App, *, host: str, port: int, grace_s: float = 5.0) -> None:
+    """Serves the app until a signal ends it: SIGTERM or Ctrl-C in order, twice Ctrl-C at once."""
+    config = uvicorn.Config(
+        build(app),
+        host=host,
+        port=port,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(1, round(grace_s)),
+        log_config=None,
+        access_log=False,
+    )
+    AppServer(config, app).run()
+
+
+class AppServer(uvicorn.Server):
+    """uvicorn, telling the app at once that it is asked to end."""
+
+    def __init__(self, config: uvicorn.Config, app: App) -> None:
+        super().__init__(config)
+        self._app = app
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """A signal has arrived; only the first one is told to the app."""
+        if not self.should_exit:
+            try:
+                self._app.handle_exit()
+            except Exception:
+                log.exception("handle_exit failed")
+        super().handle_exit(sig, frame)
+
+
+class RequestScope:
+    """ASGI wrapper: request id, context, hints, and cancellation when the caller hangs up."""
+
+    def __init__(self, inner: ASGIApp, app: App) -> None:
+        self._inner = inner
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one connection."""
+        if scope["type"] != "http":
+            return await self._inner(scope, receive, send)
+        headers = {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
+        }
+        request_id = headers.get("x-fal-request-id") or uuid.uuid4().hex
+        logs.request_id.set(request_id)
+        context.current.set(context.RequestContext(request_id, scope["path"], headers))
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *self._extra_headers(request_id)]
+            await send(message)
+
+        connection = _Connection(receive, lambda: work.cancel())
+        work = asyncio.ensure_future(self._inner(scope, connection.receive, send_with_id))
+        try:
+            await work
+        except asyncio.CancelledError:
+            if not connection.gone.is_set():
+                raise
+            log.info("499 %s: the caller went away; the work was cancelled", scope["path"])
+        finally:
+            work.cancel()
+            connection.close()
+
+    def _extra_headers(self, request_id: str) -> list[tuple[bytes, bytes]]:
+        extra = [(b"x-fal-request-id", request_id.encode("latin-1"))]
+        with contextlib.suppress(NotImplementedError):
+            hints = ",".join(self._app.provide_hints())
+            extra.append((b"x-fal-runner-hints", hints.encode("latin-1", "replace")))
+        return extra
+
+
+class _Connection:
+    """Reads a connection ahead of the endpoint, so that a hang-up is seen while it works."""
+
+    def __init__(self, receive: Receive, on_gone: Callable[[], Any]) -> None:
+        self.gone = asyncio.Event()
+        self._receive = receive
+        self._on_gone = on_gone
+        self._messages: asyncio.Queue[Message] = asyncio.Queue(READ_AHEAD)
+        self._reader = asyncio.ensure_future(self._read())
+
+    async def receive(self) -> Message:
+        """The next message, for the endpoint."""
+        return await self._messages.get()
+
+    def close(self) -> None:
+        """The answer is out."""
+        self._reader.cancel()
+
+    async def _read(self) -> None:
+        while (message := await self._receive())["type"] != "http.disconnect":
+            await self._messages.put(message)
+        self.gone.set()
+        self._on_gone()
+
+
+class _Route(APIRoute):
+    """A route whose errors are answers with a reason, streams included."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            try:
+                response = await handle(request)
+                if isinstance(response, StreamingResponse):
+                    response.body_iterator = await _begun(response.body_iterator)
+            except (HTTPException, RequestValidationError):
+                raise
+            except Exception as error:
+                return error_response(error)
+            return response
+
+        return answer
+
+
+async def _begun(chunks: Any) -> AsyncIterator[Any]:
+    """The stream once its first chunk is there: what fails before that is a plain error."""
+    iterator = aiter(chunks)
+    first = await anext(iterator, None)
+
+    async def rest() -> AsyncIterator[Any]:
+        try:
+            if first is not None:
+                yield first
+                async for chunk in iterator:
+                    yield chunk
+        except Exception as error:
+            status, body = describe_error(error)
+            yield b"data: " + json.dumps({"error": body["detail"], **body}).encode() + b"\n\n"
+            log.error("a stream ended with an error (%d): %s", status, body["detail"])
+        finally:
+            if (close := getattr(iterator, "aclose", None)) is not None:
+                await close()
+
+    return rest()
+
+
+def describe_error(error: Exception) -> tuple[int, dict[str, Any]]:
+    """HTTP status and JSON body of an exception: a reason, never a stack trace."""
+    if isinstance(error, FieldException):
+        return error.status, {"detail": error.problems(), "error_type": error.code}
+    if _is_out_of_memory(error):
+        return 503, {"detail": str(error), "error_type": "runner_out_of_memory"}
+    if isinstance(error, PolyrankError):
+        return error.status, {"detail": error.message, "error_type": error.code}
+    detail = f"{type(error).__name__}: {error}"
+    return 500, {"detail": detail, "error_type": "internal_error"}
+
+
+def error_response(error: Exception) -> JSONResponse:
+    """The answer to a request that ended with ``error``; unexpected ones are logged in full."""
+    status, body = describe_error(error)
+    if status >= 500 and not isinstance(error, PolyrankError):
+        log.error("the endpoint raised", exc_info=error)
+    headers = {"x-fal-error-type": body["error_type"]}
+    if status == 422:
+        headers["x-fal-billable-units"] = "0"
+    return JSONResponse(body, status, headers)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # By type, in this process or in a rank; words in a message prove nothing.
+    names = {cls.__name__ for cls in type(error).__mro__}
+    return OUT_OF_MEMORY in names or getattr(error, "error_type", None) == OUT_OF_MEMORY
+
+
+async def _on_http_exception(request: Request, error: Any) -> Response:
+    detail, headers = error.detail, dict(error.headers or {})
+    if error.status_code == 404 and detail == "Not Found":
+        detail = f"Path {request.url.path} not found"
+        headers["x-fal-billable-units"] = "0"
+    return JSONResponse({"detail": detail}, error.status_code, headers)
+
+
+async def _on_validation_error(request: Request, error: Any) -> Response:
+    problems = [
+        {key: value for key, value in problem.items() if key in ("loc", "msg", "type")}
+        for problem in error.errors()
+    ]
+    return JSONResponse({"detail": problems}, 422, {"x-fal-billable-units": "0"})
+
+
+def _order_schema(api: FastAPI) -> None:
+    """Adds the order of paths and properties, which JSON objects do not promise."""
+    plain = api.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = plain()
+        schema["x-fal-order-paths"] = list(schema.get("paths", {}))
+        for model in schema.get("components", {}).get("schemas", {}).values():
+            if "properties" in model:
+                model["x-fal-order-properties"] = list(model["properties"])
+        return schema
+
+    api.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+
+
+async def _maybe_await(function: Callable[[], Any]) -> Any:
+    """Calls ``function``: a coroutine here, a plain function in a thread."""
+    if inspect.iscoroutinefunction(function):
+        return await function()
+    outcome = await asyncio.to_thread(function)
+    return await outcome if inspect.isawaitable(outcome) else outcome

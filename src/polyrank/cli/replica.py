@@ -1,0 +1,67 @@
+"""A replica as a child process of the command line: started, announced, ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from polyrank.app.projects import AppRef
+
+
+@dataclass(frozen=True)
+class ReplicaArguments:
+    """What ``python -m polyrank.app.replica`` is started with."""
+
+    ref: AppRef
+    host: str = "127.0.0.1"
+    port: int = 0
+    device: str | None = None
+    ranks: int | None = None
+    verbose: bool = False
+
+
+class ReplicaProcess:
+    """The process; ``wait_ready`` gives its announcement, ``end`` and ``wait`` its end."""
+
+    def __init__(self, arguments: ReplicaArguments) -> None:
+        read_fd, write_fd = os.pipe()
+        os.set_inheritable(write_fd, True)
+        command = [sys.executable, "-m", "polyrank.app.replica", str(arguments.ref)]
+        command += ["--host", arguments.host, "--port", str(arguments.port)]
+        command += ["--announce-fd", str(write_fd), "--parent", str(os.getpid())]
+        if arguments.ranks is not None:
+            command += ["--ranks", str(arguments.ranks)]
+        if arguments.verbose:
+            command.append("--verbose")
+        environment = dict(os.environ)
+        if arguments.device is not None:
+            environment["POLYRANK_DEVICE"] = arguments.device
+        self._process = subprocess.Popen(command, pass_fds=[write_fd], env=environment)
+        os.close(write_fd)
+        self._announcement = os.fdopen(read_fd)
+
+    def wait_ready(self) -> dict[str, Any] | None:
+        """What the replica announced once it served; None if it ended before."""
+        with self._announcement:
+            line = self._announcement.readline()
+        return json.loads(line) if line else None
+
+    def signal(self, signum: int) -> None:
+        """Passes a signal on."""
+        if self._process.poll() is None:
+            self._process.send_signal(signum)
+
+    def wait(self) -> int:
+        """Waits for the end; the exit status as a shell would give it."""
+        code = self._process.wait()
+        return 128 - code if code < 0 else code
+
+    def end(self) -> int:
+        """Ends it in order and waits."""
+        self.signal(signal.SIGTERM)
+        return self.wait()

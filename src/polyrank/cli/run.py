@@ -1,0 +1,106 @@
+"""``polyrank run``: one app on this machine, in one terminal."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from polyrank.app import projects
+from polyrank.cli.replica import ReplicaArguments, ReplicaProcess
+from polyrank.errors import AppError
+
+console = Console(stderr=True, highlight=False)
+
+
+def run(
+    ref: str,
+    *,
+    host: str,
+    port: int,
+    device: str | None,
+    ranks: int | None,
+    reload: bool,
+    verbose: bool,
+) -> int:
+    """Serves the app until a signal ends it; returns the exit status."""
+    try:
+        found = projects.find(ref, Path.cwd())
+    except AppError as error:
+        console.print(f"[red]error:[/red] {error}")
+        return 2
+    arguments = ReplicaArguments(found, host, port, device, ranks, verbose)
+    supervisor = Supervisor(arguments)
+    # The terminal sends Ctrl-C to the replica too; it ends, and then so do we.
+    signal.signal(signal.SIGINT, lambda *_: supervisor.note_end())
+    signal.signal(signal.SIGTERM, lambda *_: supervisor.end(signal.SIGTERM))
+    if reload:
+        threading.Thread(target=supervisor.watch, args=(found.file.parent,), daemon=True).start()
+    return supervisor.run()
+
+
+class Supervisor:
+    """Keeps one replica; starts it again when files change."""
+
+    def __init__(self, arguments: ReplicaArguments) -> None:
+        self._arguments = arguments
+        self._replica: ReplicaProcess | None = None
+        self._ending = False
+        self._changed = threading.Event()
+
+    def run(self) -> int:
+        """Runs replicas one after the other until asked to end."""
+        while True:
+            self._changed.clear()
+            self._replica = ReplicaProcess(self._arguments)
+            announcement = self._replica.wait_ready()
+            if announcement is not None:
+                show(announcement)
+            status = self._replica.wait()
+            if self._ending or not self._changed.is_set():
+                return 0 if self._ending and status in (0, 130, 143) else status
+            console.print("files changed; starting again")
+
+    def note_end(self) -> None:
+        """The replica has been told to end by the terminal."""
+        self._ending = True
+
+    def end(self, signum: int) -> None:
+        """Passes a signal on to the replica and ends with it."""
+        self._ending = True
+        if self._replica is not None:
+            self._replica.signal(signum)
+
+    def watch(self, folder: Path) -> None:
+        """Ends the replica whenever a Python file below ``folder`` changes."""
+        import watchfiles  # only --reload needs it
+
+        for _ in watchfiles.watch(folder, watch_filter=watchfiles.PythonFilter()):
+            self._changed.set()
+            if self._replica is not None:
+                self._replica.signal(signal.SIGTERM)
+
+
+def show(announcement: dict[str, Any]) -> None:
+    """Prints the address, and a curl line for every route."""
+    host = "127.0.0.1" if announcement["host"] == "0.0.0.0" else announcement["host"]
+    address = f"http://{host}:{announcement['port']}"
+    console.print(f"[bold]{announcement['app']}[/bold] is ready at [bold]{address}[/bold]")
+    for route in announcement["routes"]:
+        if route["websocket"]:
+            console.print(f"  websocket {address}{route['path']}".replace("http", "ws", 1))
+            continue
+        body = json.dumps(route["body"], ensure_ascii=False)
+        stream = "-N " if "stream" in route["path"] else ""
+        console.print(
+            f"  curl {stream}{address}{route['path']} -H 'content-type: application/json' "
+            f"-d '{body}'",
+            soft_wrap=True,
+            markup=False,
+        )
+    console.print(f"  schema {address}/openapi.json, documentation {address}/docs")
+    console.print("Ctrl-C ends it; twice, at once.")
