@@ -126,6 +126,8 @@ class RequestScope:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], *self._extra_headers(request_id)]
+            elif not message.get("more_body"):
+                connection.close()  # the answer is whole: what follows is no hang-up
             await send(message)
 
         connection = _Connection(receive, lambda: work.cancel())
