@@ -73,7 +73,11 @@ class Painter(DistributedWorker):
             callback_on_step_end=self.cancellable(watch),
         ).images[0]
         grid = self.gather_grid(picture)
-        return {"image": grid, "seeds": [seed + rank for rank in range(self.world_size)]}
+        if grid is None:
+            return {}
+        # Encoded here, in the rank: the app's process only passes it on.
+        seeds = [seed + rank for rank in range(self.world_size)]
+        return {"image": Image.from_pil(grid), "seeds": seeds}
 
     def preview(self, steps: int, every: int) -> Callable[..., None]:
         """A step callback that streams every rank's picture as it stands."""
@@ -190,7 +194,7 @@ class ParallelSDXL(App):
     @endpoint("/")
     async def paint(self, request: Prompt) -> Pictures:
         result = await self.runner.invoke(request.to_payload())
-        return Pictures(image=Image.from_pil(result["image"]), seeds=result["seeds"])
+        return Pictures(**result)
 
     @endpoint("/stream")
     async def stream(self, request: Prompt) -> StreamingResponse:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
@@ -66,6 +67,22 @@ def run(
             verbose=verbose,
         )
     )
+
+
+@app.command()
+def demo(
+    prompt: Annotated[
+        str, typer.Argument(help="What to paint.")
+    ] = "a big yellow star over the sea at sunset",
+    ranks: Annotated[int, typer.Option(min=1, help="How many ranks paint.")] = 2,
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 20,
+    seed: Annotated[Optional[int], typer.Option(help="Same seed, same pictures.")] = None,  # noqa: UP045
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("demo"),
+    serve: Annotated[bool, typer.Option("--serve", help="Stay up afterwards.")] = False,
+) -> None:
+    """Paint a prompt on several ranks, with previews on the way."""
+    command = importlib.import_module("polyrank.cli.demo")
+    sys.exit(command.demo(prompt, ranks=ranks, steps=steps, seed=seed, out=out, serve=serve))
 
 
 def main() -> None:

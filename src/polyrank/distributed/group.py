@@ -349,7 +349,6 @@ class Group:
             event: Any = inline[0]
         else:
             event = self._decode(rank, frame.value, inline)
-        call.request.image_format = frame.format
         call.request.add_event(event)
 
     def _on_done(

@@ -34,6 +34,8 @@ from polyrank.errors import RequestCancelled
 
 # Events a rank may be ahead of the one who reads the stream.
 EVENT_WINDOW = 256
+# Of pictures in the result of a caller who reads text events.
+FINAL_QUALITY = 95
 TRACEBACK_CHARS = 64_000
 
 
@@ -136,6 +138,8 @@ class Rank:
             outcome = self._run(call, frame.payload, inline)
             self.event_thread.flush()
             if self.spec.rank == 0:
+                if frame.text_events:
+                    outcome = events.text_event(outcome, call.image_format, FINAL_QUALITY)
                 result, parts = self.channel.encode(outcome)
             del outcome
             report = wire.Done(
@@ -225,6 +229,7 @@ class CallInRank:
         self.frame = frame
         self.step = 0
         self.events_sent = 0
+        self.image_format = "jpeg"
         self._rank = rank
         self._streams = frame.streaming and rank.spec.rank == 0
 
@@ -247,6 +252,7 @@ class CallInRank:
             return
         copy = events.snapshot(result)
         self.events_sent += 1
+        self.image_format = image_format
         index = self.events_sent
         self._rank.event_thread.put(lambda: self._send(copy, index, image_format, quality))
 
@@ -261,9 +267,7 @@ class CallInRank:
             parts = [events.text_event(ready, image_format, quality)]
         else:
             value, parts = rank.channel.encode(ready)
-        event = wire.Event(
-            epoch=rank.epoch, number=self.frame.number, value=value, format=image_format
-        )
+        event = wire.Event(epoch=rank.epoch, number=self.frame.number, value=value)
         rank.channel.send(event, parts)
 
     def _may_send(self, index: int) -> bool:

@@ -31,7 +31,6 @@ class Request:
         self.request_id = request_id or logs.request_id.get() or uuid.uuid4().hex
         self.streaming = streaming
         self.text_events = text_events
-        self.image_format = "jpeg"
         self.header, self.buffers = values.encode(payload)
         self.outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.abandoned = False

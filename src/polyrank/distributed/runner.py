@@ -18,7 +18,7 @@ from typing import Any, Self
 import cloudpickle
 
 from polyrank import compat, modules
-from polyrank.distributed import devices, events, wire
+from polyrank.distributed import devices, wire
 from polyrank.distributed.group import Group, GroupConfig, State
 from polyrank.distributed.launch.local import LocalLauncher
 from polyrank.distributed.request import Request
@@ -300,8 +300,7 @@ class DistributedRunner:
                 more, event = await _next_event(request, deadline, timeout, streaming_timeout)
                 if more:
                     yield event
-            result = await request.outcome
-            yield events.text_event(result, request.image_format) if as_text_events else result
+            yield await request.outcome
         finally:
             self._leave(request)
 

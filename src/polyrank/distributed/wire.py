@@ -88,7 +88,6 @@ class Event(Frame, frozen=True, kw_only=True):
 
     number: int
     value: Value | None = None
-    format: str = "jpeg"
 
 
 class Done(Frame, frozen=True, kw_only=True):

@@ -34,7 +34,7 @@ TO_RANK = [
 FROM_RANK = [
     wire.Hello(epoch=1),
     wire.Ready(epoch=1, phases={"setup": 0.5}),
-    wire.Event(epoch=1, number=2, value=wire.Value(b"\xc0"), format="png"),
+    wire.Event(epoch=1, number=2, value=wire.Value(b"\xc0")),
     wire.Event(epoch=1, number=2),
     wire.Done(epoch=1, number=2, events=30, released=[], result=wire.Value(b"\xc0")),
     wire.Left(epoch=1, number=2, step=5, released=[65536]),
