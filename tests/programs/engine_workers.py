@@ -318,6 +318,35 @@ class Playground(DistributedWorker):
             except Exception:
                 pass
 
+    def fail_and_go_on(self, rank: int) -> None:
+        """Rank ``rank`` raises while the others go from checkpoint to checkpoint."""
+        if self.rank == rank:
+            raise ValueError("without me")
+        self.endless()
+
+    def denoise(self, steps: int) -> list[Any]:
+        """Calls back after every step, as a diffusers pipeline does."""
+        seen = []
+
+        def preview(pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> None:
+            if steps < 100:
+                seen.append((step, tensors))
+            elif step == 0:
+                self.add_streaming_result("begun")
+
+        on_step_end = self.cancellable(preview)
+        for step in range(steps):
+            tensors = {"latents": step}
+            assert on_step_end(self, step, step, tensors) is tensors
+        return seen
+
+    def die_when_cancelled(self, rank: int) -> None:
+        try:
+            self.endless()
+        finally:
+            if self.rank == rank:
+                end("kill")
+
     # --- output
 
     def say(self, text: str, ranks: list[int]) -> None:

@@ -92,9 +92,20 @@ class Gate:
 
 
 @pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    gate = Gate(tmp_path / "gate")
-    yield gate
+def make_gate(tmp_path: Path) -> Iterator[Callable[[], Gate]]:
+    gates: list[Gate] = []
+
+    def make() -> Gate:
+        gates.append(Gate(tmp_path / f"gate{len(gates)}"))
+        return gates[-1]
+
+    yield make
     # Nobody waits for ever at a gate that a failed test left shut.
-    with contextlib.suppress(OSError):
-        os.close(os.open(gate.path, os.O_WRONLY | os.O_NONBLOCK))
+    for gate in gates:
+        with contextlib.suppress(OSError):
+            os.close(os.open(gate.path, os.O_WRONLY | os.O_NONBLOCK))
+
+
+@pytest.fixture
+def gate(make_gate: Callable[[], Gate]) -> Gate:
+    return make_gate()
