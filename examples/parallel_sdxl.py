@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi.responses import StreamingResponse
 from PIL import Image as PILImage
-from polyrank.toolkit import Image
 from pydantic import BaseModel, Field
 
 from polyrank import App, endpoint
 from polyrank.distributed import DistributedRunner, DistributedWorker
+from polyrank.toolkit import Image
 
 if TYPE_CHECKING:  # torch is needed in the ranks only; the app itself starts without it
     import torch

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
+import datetime as dt
+import decimal
+import enum
 import io
 import json
 import math
+import pathlib
 import sys
 import threading
+import uuid
 from collections import deque
 from collections.abc import Callable
 from typing import Any
+
+from polyrank.errors import ValueNotSendable
 
 DEFAULT_QUALITY = 85
 # A rank runs ahead of its encoder by at most this many results; then the model waits.
@@ -20,7 +28,7 @@ MAX_PENDING = 64
 def text_event(value: Any, image_format: str = "jpeg", quality: int | None = None) -> bytes:
     r"""``value`` as one server-sent event, ``data: {json}\n\n``, pictures as data URIs."""
     plain = to_json_value(value, image_format, quality)
-    return b"data: " + json.dumps(plain, default=_refuse).encode() + b"\n\n"
+    return b"data: " + json.dumps(plain).encode() + b"\n\n"
 
 
 def to_json_value(value: Any, image_format: str = "jpeg", quality: int | None = None) -> Any:
@@ -55,7 +63,14 @@ def to_json_value(value: Any, image_format: str = "jpeg", quality: int | None = 
             return value.item()
     if callable(dump := getattr(value, "model_dump", None)):
         return dump(mode="json")
-    return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return to_json_value(fields, image_format, quality)
+    if isinstance(value, enum.Enum):
+        return to_json_value(value.value, image_format, quality)
+    if isinstance(value, dt.date | dt.time | decimal.Decimal | uuid.UUID | pathlib.PurePath):
+        return str(value)
+    raise ValueNotSendable(f"a {type(value).__qualname__} has no form in a text event")
 
 
 def picture_to_json(picture: Any, image_format: str, quality: int | None = None) -> dict[str, Any]:
@@ -100,10 +115,6 @@ def _flatten(picture: Any) -> Any:
     ground.paste((255, 255, 255, 255), (0, 0, *picture.size))
     ground.alpha_composite(picture)
     return ground.convert("RGB")
-
-
-def _refuse(value: Any) -> Any:
-    raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
 def snapshot(value: Any) -> Any:

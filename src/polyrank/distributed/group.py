@@ -39,6 +39,8 @@ rank_log = logging.getLogger("polyrank.rank")
 
 STDERR_LINES = 40
 MAX_BACKOFF_S = 30.0
+# How long the error of one rank waits for the reports of the others.
+DEATH_NEWS_S = 0.05
 
 
 class State(enum.Enum):
@@ -129,9 +131,10 @@ class Group:
             call = self._call
             call.request.fail(RunnerStopped("the runner was stopped while the request ran"))
             if was_busy:
-                self._memory.control.cancel(call.number)
+                self._memory.cancel(call.number)
                 await _within(call.all_reported, timeout_s / 2)
-            self._end_call()
+            if self._call is call:
+                self._end_call()
         for rank in self.ranks:
             self._router.send(rank.identity, wire.Stop(epoch=self.epoch))
         if not await _within(asyncio.gather(*(r.process.exited for r in self.ranks)), timeout_s):
@@ -372,10 +375,12 @@ class Group:
         )
         log.error("request %s: %s\n%s", call.request.request_id, error, frame.traceback)
         call.error = call.error or error
-        call.request.fail(error)
         if frame.fatal:
+            call.request.fail(call.error)
             self._lose(WorkerDied(f"rank {rank.rank} lost its device: {frame.message}"))
             return
+        # A rank often fails because another one died, and the news of the death is on its way.
+        self._loop.call_later(DEATH_NEWS_S, call.request.fail, call.error)
         # Peers may be stuck in a collective that this rank will never join.
         self._memory.cancel(call.number)
         self._arm_grace(call, self.config.peer_grace_s, "after another rank had failed")

@@ -149,8 +149,10 @@ class Rank:
                 released=self.channel.take_released(),
                 result=result,
             )
-        except RequestCancelled:
+        except RequestCancelled as error:
             self._drop_events()
+            if not self.control.is_cancelled(frame.number):  # raised by the worker itself
+                return self.channel.send(self._failure(error, frame.number))
             report = wire.Left(
                 epoch=self.epoch,
                 number=frame.number,
@@ -273,11 +275,11 @@ class CallInRank:
     def _may_send(self, index: int) -> bool:
         """Waits until the reader is at most EVENT_WINDOW behind; false once it has gone."""
         number, control = self.frame.number, self._rank.control
-        while not control.is_cancelled(number):
-            if index - control.credits(number) <= EVENT_WINDOW:
-                return True
+        while index - control.credits(number) > EVENT_WINDOW:
+            if control.is_cancelled(number):
+                return False
             os.eventfd_read(self._rank.spec.credit_fd)  # written with every credit
-        return False
+        return True
 
 
 class Channel:
@@ -382,7 +384,7 @@ def _message(error: BaseException) -> str:
         text = str(error)
     except Exception as broken:
         text = f"(its message cannot be shown: {type(broken).__name__})"
-    return text[:TRACEBACK_CHARS]
+    return _sendable(text[:TRACEBACK_CHARS])
 
 
 def _traceback(error: BaseException) -> str:
@@ -390,7 +392,12 @@ def _traceback(error: BaseException) -> str:
         text = "".join(traceback.format_exception(error))
     except Exception:
         text = "".join(traceback.format_tb(error.__traceback__)) + type(error).__name__
-    return text if len(text) <= TRACEBACK_CHARS else f"…{text[-TRACEBACK_CHARS:]}"
+    return _sendable(text if len(text) <= TRACEBACK_CHARS else f"…{text[-TRACEBACK_CHARS:]}")
+
+
+def _sendable(text: str) -> str:
+    """``text`` without what UTF-8 cannot say."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _is_fatal(error: BaseException) -> bool:

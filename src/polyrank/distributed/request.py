@@ -44,6 +44,10 @@ class Request:
         """Whether the outcome is known."""
         return self.outcome.done()
 
+    def keep_payload(self) -> None:
+        """The request has to wait: from now on its payload is its own."""
+        self.buffers = [bytes(buffer) for buffer in self.buffers]
+
     def take_buffers(self) -> tuple[bytes, list[Buffer]]:
         """The encoded payload."""
         return self.header, self.buffers

@@ -322,6 +322,8 @@ class DistributedRunner:
         self._disarm_keepalive()
         self._queue.append(request)
         self._dispatch()
+        if request in self._queue:
+            request.keep_payload()
 
     def _dispatch(self) -> None:
         for group in self._groups:

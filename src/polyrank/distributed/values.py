@@ -65,6 +65,7 @@ class Kind(enum.IntEnum):
     SCALAR = 21
     TENSOR = 22
     PICTURE = 23
+    FLAG = 24
 
 
 _encode_msgpack = msgspec.msgpack.Encoder().encode
@@ -113,7 +114,9 @@ class _Encoder:
         if value is None or cls is bool or cls is float:
             return value
         if cls is int:
-            return value if -(1 << 63) <= value < 1 << 64 else self._ext(Kind.BIG_INT, str(value))
+            return (
+                value if -(1 << 63) <= value < 1 << 64 else self._ext(Kind.BIG_INT, _big_int(value))
+            )
         if cls is str:
             return self._text(value)
         if depth > MAX_DEPTH:
@@ -202,6 +205,8 @@ class _Encoder:
         return self._ext(Kind.PATH, self._text(str(value)))
 
     def pack_enum(self, value: enum.Enum, depth: int) -> Any:
+        if isinstance(value, enum.Flag):  # combinations have no name of their own
+            return self._ext(Kind.FLAG, (_reference(type(value)), value.value))
         return self._ext(Kind.ENUM, (_reference(type(value)), value.name))
 
     def pack_model(self, value: BaseModel, depth: int) -> Any:
@@ -223,6 +228,8 @@ class _Encoder:
 
         if value.dtype.hasobject:
             raise _Unsendable("is an array of Python objects; send a list")
+        if isinstance(value, np.ma.MaskedArray):
+            raise _Unsendable("is a masked array; send its data and its mask")
         whole = np.ascontiguousarray(value)
         index = self._buffer(whole.reshape(-1).view(np.uint8).data if whole.size else b"")
         return self._ext(Kind.ARRAY, [_describe(value.dtype), list(value.shape), index])
@@ -423,7 +430,7 @@ _UNPACKERS: dict[Kind, Callable[[_Decoder, Any], Any]] = {
     Kind.SET: lambda _, items: set(items),
     Kind.FROZENSET: lambda _, items: frozenset(items),
     Kind.DICT: _Decoder.make_dict,
-    Kind.BIG_INT: lambda _, text: int(text),
+    Kind.BIG_INT: lambda _, data: int.from_bytes(data, "little", signed=True),
     Kind.TEXT: lambda _, data: data.decode("utf-8", "surrogatepass"),
     Kind.COMPLEX: lambda _, parts: complex(*parts),
     Kind.BYTEARRAY: _Decoder.bytearray,
@@ -436,6 +443,7 @@ _UNPACKERS: dict[Kind, Callable[[_Decoder, Any], Any]] = {
     Kind.UUID: lambda _, text: uuid.UUID(text),
     Kind.PATH: lambda _, text: pathlib.Path(text),
     Kind.ENUM: _Decoder.make_enum,
+    Kind.FLAG: lambda _, data: _resolve(data[0])(data[1]),
     Kind.MODEL: _Decoder.make_model,
     Kind.DATACLASS: _Decoder.make_dataclass,
     Kind.ARRAY: _Decoder.make_array,
@@ -476,13 +484,24 @@ def _is_plain(item: Any) -> bool:
 
 
 def _describe(dtype: np.dtype[Any]) -> Any:
-    return dtype.str if dtype.names is None else _plain_description(dtype.descr)
+    """A dtype as plain data: its string, or the layout of its fields."""
+    if dtype.subdtype is not None:
+        base, shape = dtype.subdtype
+        return [_describe(base), list(shape)]
+    if dtype.names is None or dtype.fields is None:
+        return dtype.str
+    fields = [dtype.fields[name] for name in dtype.names]
+    return {
+        "names": list(dtype.names),
+        "formats": [_describe(field[0]) for field in fields],
+        "offsets": [field[1] for field in fields],
+        "itemsize": dtype.itemsize,
+        "aligned": dtype.isalignedstruct,
+    }
 
 
-def _plain_description(description: Any) -> Any:
-    if isinstance(description, list | tuple):
-        return [_plain_description(part) for part in description]
-    return description
+def _big_int(value: int) -> bytes:
+    return value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
 
 
 def _dtype(description: Any) -> np.dtype[Any]:
@@ -490,8 +509,10 @@ def _dtype(description: Any) -> np.dtype[Any]:
 
     if isinstance(description, str):
         return np.dtype(description)
-    fields = []
-    for name, kind, *shape in description:
-        inner = kind if isinstance(kind, str) else _dtype(kind)
-        fields.append((name, inner, *[tuple(part) for part in shape]))
-    return np.dtype(fields)
+    if isinstance(description, list):
+        base, shape = description
+        return np.dtype((_dtype(base), tuple(shape)))
+    formats = [_dtype(part) for part in description["formats"]]
+    layout: Any = {**description, "formats": formats}
+    made: np.dtype[Any] = np.dtype(layout, align=layout.pop("aligned"))
+    return made

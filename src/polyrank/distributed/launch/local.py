@@ -113,23 +113,25 @@ class LocalLauncher:
 
     async def stop(self) -> None:
         """Closes the socket, which ends the fork server and with it every rank that is left."""
-        if self._server is None:
-            return
+        if self._server is not None:
+            await self._end_server(self._server)
+        for process in self._processes.values():
+            process.set_exit(Exit())
+            process.close()
+        self._processes.clear()
+
+    async def _end_server(self, server: subprocess.Popen[bytes]) -> None:
         self._loop.remove_reader(self._control)
         self._control.close()
-        pidfd = os.pidfd_open(self._server.pid)
+        pidfd = os.pidfd_open(server.pid)
         ended: asyncio.Future[None] = self._loop.create_future()
         self._loop.add_reader(pidfd, _resolve, ended)
         await ended
         self._loop.remove_reader(pidfd)
         os.close(pidfd)
-        self._server.wait()
+        server.wait()
         self._server = None
         self._output.close()
-        for process in self._processes.values():
-            process.set_exit(Exit())
-            process.close()
-        self._processes.clear()
 
     def _on_message(self) -> None:
         try:
@@ -157,7 +159,8 @@ class LocalLauncher:
 
     def _on_server_gone(self) -> None:
         self._loop.remove_reader(self._control)
-        self._output.drain()
+        self._control.close()
+        self._output.close()
         assert self._server is not None
         error = SetupFailed(
             "the process that starts ranks ended before it was ready"
@@ -246,6 +249,7 @@ class _Lines:
             return
         while select.select([self._fd], [], [], 0)[0] and self._read():
             pass
+        self._hand_on_rest()
 
     def close(self) -> None:
         """Hands on what is left and closes the pipe."""
@@ -274,9 +278,12 @@ class _Lines:
         self._loop.remove_reader(self._fd)
         os.close(self._fd)
         self._fd = -1
-        if self._rest:
-            self._hand_on(self._rest)
-            self._rest = b""
+        self._hand_on_rest()
+
+    def _hand_on_rest(self) -> None:
+        rest, self._rest = self._rest, b""
+        if rest:
+            self._hand_on(rest)
 
     def _hand_on(self, line: bytes) -> None:
         # A progress bar redraws its line with carriage returns: the last state is the line.
