@@ -106,7 +106,9 @@ async def measure(ranks: int, device: str, repeats: int) -> None:
         f"| `invoke`, 64 MiB each way | {echo:.1f} ms | <= 15 ms |\n"
         f"| start to ready | {start_s:.2f} s | |"
     )
-    spent = ", ".join(f"{name} {s:.2f} s" for name, s in phases.items() if isinstance(s, float))
+    spent = ", ".join(
+        f"{name.removesuffix('_s')} {s:.2f} s" for name, s in phases.items() if isinstance(s, float)
+    )
     print(f"\nslowest rank's phases: {spent}")
 
 

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from PIL import Image
 from pydantic import BaseModel
 
-from polyrank.distributed import DistributedWorker
+from polyrank.distributed import DistributedRunner, DistributedWorker
 from polyrank.errors import RequestCancelled
 
 
@@ -346,6 +346,20 @@ class Playground(DistributedWorker):
         finally:
             if self.rank == rank:
                 end("kill")
+
+    def knock(self, fifos: list[str]) -> None:
+        """Waits at the first of ``fifos`` in its first call, at the second in its second, …"""
+        turn = sum(item == "knock" for item in self.calls)
+        self.record("knock")
+        if turn < len(fifos):
+            wait_for(fifos[turn])
+
+    def knock_then_run(self, fifo: str) -> None:
+        wait_for(fifo)
+        self.endless()
+
+    async def start_a_runner(self) -> None:
+        await DistributedRunner(Playground, device="cpu").start()
 
     # --- output
 

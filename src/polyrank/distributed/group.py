@@ -15,7 +15,7 @@ import random
 import socket
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -132,12 +132,12 @@ class Group:
             call.request.fail(RunnerStopped("the runner was stopped while the request ran"))
             if was_busy:
                 self._memory.cancel(call.number)
-                await _within(call.all_reported, timeout_s / 2)
+                await asyncio.wait([call.all_reported], timeout=timeout_s / 2)
             if self._call is call:
                 self._end_call()
         for rank in self.ranks:
             self._router.send(rank.identity, wire.Stop(epoch=self.epoch))
-        if not await _within(asyncio.gather(*(r.process.exited for r in self.ranks)), timeout_s):
+        if not await self._ended(timeout_s):
             log.warning("group %d did not stop within %g s and was killed", self.index, timeout_s)
         await self._clear()
 
@@ -478,12 +478,20 @@ class Group:
         for rank in self.ranks:
             self._router.forget(rank.identity)
             rank.process.kill()
-        await asyncio.gather(*(rank.process.exited for rank in self.ranks))
+        await self._ended()
         for rank in self.ranks:
             rank.process.close()
             rank.outbox.close()
         self.ranks = []
         self._memory.close()
+
+    async def _ended(self, timeout_s: float | None = None) -> bool:
+        """Waits until every rank process has ended; false if some have not within the time."""
+        if not self.ranks:
+            return True
+        exits = [rank.process.exited for rank in self.ranks]
+        _, running = await asyncio.wait(exits, timeout=timeout_s)
+        return not running
 
     # --- helpers ----------------------------------------------------------------------------
 
@@ -566,15 +574,6 @@ class GroupMemory:
         os.close(self.credit_fd)
         for fd in self.outbox_fds:
             os.close(fd)
-
-
-async def _within(awaitable: Awaitable[Any], timeout_s: float) -> bool:
-    try:
-        async with asyncio.timeout(timeout_s):
-            await asyncio.shield(awaitable)
-    except TimeoutError:
-        return False
-    return True
 
 
 def _as_error(error: Exception, rank: int) -> PolyrankError:

@@ -376,7 +376,7 @@ async def _as_coroutine(awaitable: Any) -> Any:
 def _timed(phases: dict[str, float], name: str) -> Any:
     start = time.perf_counter()
     yield
-    phases[name] = time.perf_counter() - start
+    phases[f"{name}_s"] = time.perf_counter() - start
 
 
 def _message(error: BaseException) -> str:

@@ -37,6 +37,9 @@ from polyrank.settings import EngineSettings
 
 log = logging.getLogger("polyrank.distributed")
 
+# A socket's path has at most 107 bytes.
+LONGEST_FOLDER = 90
+
 
 class DistributedRunner:
     """Runs a worker on ``groups`` independent groups of ``world_size`` ranks each.
@@ -150,7 +153,7 @@ class DistributedRunner:
     async def _start(self, kwargs: dict[str, Any]) -> None:
         source = describe_worker(self.worker_cls)
         config = self._configure()
-        self._folder = Path(tempfile.mkdtemp(prefix="polyrank-"))
+        self._folder = _private_folder()
         self._launcher = LocalLauncher(self._folder)
         self._router = Router(f"ipc://{self._folder}/runner")
         phases = await self._launcher.start()
@@ -172,7 +175,7 @@ class DistributedRunner:
         ]
         for row in self.timings:
             spent = ", ".join(
-                f"{name} {seconds:.2f} s"
+                f"{name.removesuffix('_s')} {seconds:.2f} s"
                 for name, seconds in row.items()
                 if isinstance(seconds, float)
             )
@@ -320,6 +323,7 @@ class DistributedRunner:
                 "the runner belongs to another event loop; call it from the loop that started it"
             )
         self._disarm_keepalive()
+        self._interrupt_keepalive()
         self._queue.append(request)
         self._dispatch()
         if request in self._queue:
@@ -371,6 +375,12 @@ class DistributedRunner:
             self._keepalive_timer.cancel()
             self._keepalive_timer = None
 
+    def _interrupt_keepalive(self) -> None:
+        """A request has come: it does not wait for the keep-alive call."""
+        task = self._keepalive_task
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+
     def _when_idle(self) -> None:
         if self._running or self._queue:
             self._arm_keepalive()
@@ -404,6 +414,15 @@ class DistributedRunner:
             threads=max(1, cores // ranks),
             **self._options,
         )
+
+
+def _private_folder() -> Path:
+    """A folder for the runner's socket, of mode 0700 and with a path that a socket may have."""
+    folder = Path(tempfile.mkdtemp(prefix="polyrank-"))
+    if len(os.fsencode(folder)) > LONGEST_FOLDER:
+        folder.rmdir()
+        folder = Path(tempfile.mkdtemp(prefix="polyrank-", dir="/tmp"))
+    return folder
 
 
 async def _next_event(

@@ -57,7 +57,7 @@ class LocalLauncher:
         self._loop.add_reader(self._control, self._on_message)
         started = await self._started
         total = time.perf_counter() - begun
-        return {"spawn": total - started.import_s, "import": started.import_s}
+        return {"spawn_s": total - started.import_s, "import_s": started.import_s}
 
     def _spawn_server(self) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
