@@ -98,6 +98,11 @@ class AppServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame: Any) -> None:
         """A signal has arrived; only the first one is told to the app."""
         if not self.should_exit:
+            if running := len(self.server_state.tasks):
+                log.info(
+                    "ending when %d running request(s) are done; Ctrl-C again ends them at once",
+                    running,
+                )
             try:
                 self._app.handle_exit()
             except Exception:

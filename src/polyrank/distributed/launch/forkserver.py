@@ -10,6 +10,7 @@ every rank is killed, the runner's folder removed.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -62,10 +63,13 @@ class ForkServer:
 
     def end(self) -> None:
         """Kills every rank and what they started, and removes the folder."""
+        # The socket's end and the parent's death signal come at the same time: one of them ends.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         for pid in self._keys:
             _kill_session(pid)
         for pid in self._keys:
-            os.waitpid(pid, 0)
+            with contextlib.suppress(ChildProcessError):  # the signal came while it was reaped
+                os.waitpid(pid, 0)
         self._keys.clear()
         shutil.rmtree(self._folder, ignore_errors=True)
 
