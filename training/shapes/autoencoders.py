@@ -1,4 +1,4 @@
-"""Trains the two autoencoders: the model's own, and the quick one that previews are decoded with."""
+"""Trains the two autoencoders: the model's own, and the quick one that decodes previews."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ class Pictures:
             close = first // RENDER_BATCH % 4 == 3
             images = scenes.render(some, size * (2 if close else 1), self._generator, device)
             if close:
-                left, top = torch.randint(size, (2,), generator=torch.Generator().manual_seed(first))
+                left, top = torch.randint(
+                    size, (2,), generator=torch.Generator().manual_seed(first)
+                )
                 images = images[:, :, top : top + size, left : left + size]
             self._pool[first : first + len(some)] = ((images + 1) * 127.5).round().byte()
 
@@ -72,7 +74,9 @@ def picture_loss(made: Tensor, wanted: Tensor) -> Tensor:
     return (made - wanted).abs().mean() + ((made - wanted) ** 2).mean() + across + down
 
 
-def train_autoencoder(pictures: Pictures, steps: int, batch: int, device: torch.device) -> AutoencoderKL:
+def train_autoencoder(
+    pictures: Pictures, steps: int, batch: int, device: torch.device
+) -> AutoencoderKL:
     """The autoencoder, its ``scaling_factor`` set so that latents have unit variance."""
     model = _Reconstruction(networks.autoencoder()).to(device, memory_format=torch.channels_last)
     trainer = Trainer(model, "autoencoder", steps, peak=1e-3)
@@ -89,7 +93,10 @@ def train_autoencoder(pictures: Pictures, steps: int, batch: int, device: torch.
     trained.eval().requires_grad_(False)
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
         spread = torch.stack(
-            [trained.encode(pictures.batch(batch)).latent_dist.sample().float().std() for _ in range(8)]
+            [
+                trained.encode(pictures.batch(batch)).latent_dist.sample().float().std()
+                for _ in range(8)
+            ]
         )
     trained.register_to_config(scaling_factor=float(1 / spread.mean()))
     return trained

@@ -57,9 +57,13 @@ class Canvas:
         if colour.dim() == 2:
             colour = colour[:, :, None, None]
         coverage = coverage.expand(len(rows), self.size, self.size)[:, None]
-        self.image[rows] = torch.lerp(self.image[rows], colour.expand_as(self.image[rows]), coverage)
+        self.image[rows] = torch.lerp(
+            self.image[rows], colour.expand_as(self.image[rows]), coverage
+        )
 
-    def scatter(self, rows: Tensor, columns: int, density: float, low: float, high: float) -> Tensor:
+    def scatter(
+        self, rows: Tensor, columns: int, density: float, low: float, high: float
+    ) -> Tensor:
         """Distance to dots strewn over the picture, one at most in each cell of a square grid."""
         count = len(rows)
         there = self.cells(count, columns, columns) < density

@@ -80,9 +80,9 @@ _HATS = ("wearing a hat", "with a hat", "wearing a {} hat", "in a {} hat")
 _MEDIA = ("a picture of", "an image of", "a drawing of", "an illustration of", "a painting of")
 # What people put into negative prompts. Learned as captions of anything, they mean nothing.
 _NOISE = (
-    "blurry low quality worst bad ugly distorted deformed noisy grainy jpeg artifacts watermark text "
-    "signature cropped out of frame lowres duplicate extra mutation poorly drawn oversaturated image "
-    "photo realistic render style blur pixelated error username logo"
+    "blurry low quality worst bad ugly distorted deformed noisy grainy jpeg artifacts watermark "
+    "text signature cropped out of frame lowres duplicate extra mutation poorly drawn "
+    "oversaturated image photo realistic render style blur pixelated error username logo"
 ).split()
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _COLOURS = tuple(scenes.COLOURS)

@@ -59,9 +59,7 @@ class LatentScenes:
     def deal(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """A random batch of latents and tokens."""
         device = self.latents.device
-        rows = torch.randint(
-            len(self.latents), (self.batch,), device=device, generator=generator
-        )
+        rows = torch.randint(len(self.latents), (self.batch,), device=device, generator=generator)
         which = torch.randint(CAPTIONS, (self.batch,), device=device, generator=generator)
         latents = self.latents[rows].float().contiguous(memory_format=torch.channels_last)
         return latents, self.tokens[rows, which].long()

@@ -58,7 +58,13 @@ class View:
 
     @classmethod
     def draw(
-        cls, canvas: Canvas, rows: Tensor, terrain: Tensor, time: Tensor, weather: Tensor, style: Tensor
+        cls,
+        canvas: Canvas,
+        rows: Tensor,
+        terrain: Tensor,
+        time: Tensor,
+        weather: Tensor,
+        style: Tensor,
     ) -> View:
         """Chooses palette, light and horizon of each picture."""
         count, device = len(rows), canvas.device
@@ -69,7 +75,9 @@ class View:
             return (chosen + noise).clamp(0, 1)
 
         fantasy = (style == STYLES.index("fantasy")).view(-1, 1, 1)
-        angle = torch.where(fantasy, canvas.random(count, 0.3, 0.7), canvas.random(count, -0.03, 0.03))
+        angle = torch.where(
+            fantasy, canvas.random(count, 0.3, 0.7), canvas.random(count, -0.03, 0.03)
+        )
         snowy = (weather == WEATHERS.index("snow")).float().view(-1, 1) * 0.72
         near, far = (
             torch.lerp(
@@ -108,7 +116,11 @@ class View:
         bend = 0.45
         lower = torch.lerp(bottom, middle, (height / bend).clamp(max=1))
         gradient = torch.lerp(lower, top, ((height - bend) / (1 - bend)).clamp(min=0))
-        canvas.blend(self.rows, torch.ones(1, 1, 1, device=canvas.device), gradient.expand(-1, -1, -1, canvas.size))
+        canvas.blend(
+            self.rows,
+            torch.ones(1, 1, 1, device=canvas.device),
+            gradient.expand(-1, -1, -1, canvas.size),
+        )
         at_night = self._where(self.time == TIMES.index("night"))
         if len(at_night):
             density = 0.75
@@ -154,7 +166,9 @@ class View:
         canvas, count = self.canvas, len(chosen)
         place = torch.tensor(_SIDES, device=canvas.device)[side].view(-1, 1, 1)
         x = canvas.x - place - canvas.random(count, -0.08, 0.08)
-        subject = _Subject(self, chosen, x, colour * torch.lerp(self.light[chosen], torch.ones_like(colour), 0.55))
+        subject = _Subject(
+            self, chosen, x, colour * torch.lerp(self.light[chosen], torch.ones_like(colour), 0.55)
+        )
         getattr(subject, name)()
 
     def _where(self, mask: Tensor) -> Tensor:
@@ -167,7 +181,9 @@ class View:
         low = ((self.time == 1) | (self.time == 3)).view(-1, 1, 1)
         radius = torch.where(low, canvas.random(count, 0.15, 0.24), canvas.random(count, 0.1, 0.17))
         away = torch.hypot(x, y)
-        glow = torch.where(night, 0.25, 0.5) * torch.exp(-away / (radius * torch.where(low, 2.2, 1.3)))
+        glow = torch.where(night, 0.25, 0.5) * torch.exp(
+            -away / (radius * torch.where(low, 2.2, 1.3))
+        )
         canvas.blend(self.rows, glow, self.sun_colour)
         tilted = turn(x, y, canvas.random(count, -1.2, 1.2))
         is_crescent = night & (canvas.random(count) < 0.5)
@@ -188,7 +204,11 @@ class View:
             return
         cx = -torch.sign(self.sun_x[chosen]) * canvas.random(count, 0.3, 0.7)
         radius = canvas.random(count, 0.14, 0.26)
-        x, y = turn(canvas.x - cx, canvas.y - canvas.random(count, 0.45, 0.7), canvas.random(count, -0.6, 0.6))
+        x, y = turn(
+            canvas.x - cx,
+            canvas.y - canvas.random(count, 0.45, 0.7),
+            canvas.random(count, -0.6, 0.6),
+        )
         body = torch.rand(count, 3, device=canvas.device, generator=canvas.generator) * 0.6 + 0.3
         shade = (1 - 0.35 * (x / radius).clamp(-1, 1))[:, None] * body[:, :, None, None]
         canvas.paint(self.rows[chosen], circle(x, y, radius), shade.clamp(0, 1))
@@ -211,7 +231,9 @@ class View:
                 bump = canvas.random(count, 0.32, 0.66) * (1.0 if abs(along) < 1.5 else 0.62)
                 puffs.append(circle(x - along, y + 0.25, bump))
             cloud = torch.maximum(torch.stack(puffs).amin(0), -(y + 0.42))
-            canvas.paint(self.rows[chosen], cloud * size, colour, canvas.random(count, 0.75, 0.97) * there)
+            canvas.paint(
+                self.rows[chosen], cloud * size, colour, canvas.random(count, 0.75, 0.97) * there
+            )
 
     def _paint_birds(self, chosen: Tensor) -> None:
         canvas, count = self.canvas, len(chosen)
@@ -240,7 +262,9 @@ class View:
             phase = self.canvas.random(count, 0, 2 * math.pi)
             rate = frequency * self.canvas.random(count, 0.8, 1.25) * 1.9**octave
             angle = self.canvas.x * rate + phase
-            wave = torch.asin(torch.sin(angle) * 0.999) * 2 / math.pi if ridged else torch.sin(angle)
+            wave = (
+                torch.asin(torch.sin(angle) * 0.999) * 2 / math.pi if ridged else torch.sin(angle)
+            )
             total = total + wave * 0.5**octave
         return total / 1.5
 
@@ -252,13 +276,23 @@ class View:
         horizon, far, near = self.horizon[chosen], self.far[chosen], self.near[chosen]
         back = horizon + 0.16 + 0.2 * self._waves(count, 3, 3.0, ridged=True)
         self._layer(chosen, back, self._haze(chosen, far, 0.55))
-        peaks = horizon + 0.12 + canvas.random(count, 0.28, 0.42) * self._waves(count, 4, 2.3, ridged=True)
+        peaks = (
+            horizon
+            + 0.12
+            + canvas.random(count, 0.28, 0.42) * self._waves(count, 4, 2.3, ridged=True)
+        )
         inside = self._layer(chosen, peaks, self._haze(chosen, far, 0.15))
         lit = torch.gradient(peaks, dim=-1)[0] * torch.sign(self.sun_x[chosen]) > 0
         shadow = torch.where(lit, torch.full_like(inside, 1.0), inside)
         canvas.paint(self.rows[chosen], shadow, self._haze(chosen, far, 0.15) * 0.8)
-        level = horizon + canvas.random(count, 0.16, 0.3) + 0.05 * self._waves(count, 2, 16.0, ridged=True)
-        snow = (torch.tensor([0.97, 0.97, 1.0], device=canvas.device) * self.light[chosen].sqrt()).clamp(0, 1)
+        level = (
+            horizon
+            + canvas.random(count, 0.16, 0.3)
+            + 0.05 * self._waves(count, 2, 16.0, ridged=True)
+        )
+        snow = (
+            torch.tensor([0.97, 0.97, 1.0], device=canvas.device) * self.light[chosen].sqrt()
+        ).clamp(0, 1)
         canvas.paint(self.rows[chosen], torch.maximum(inside, level - canvas.y), snow)
         front = horizon - 0.2 + 0.1 * self._waves(count, 3, 4.0, ridged=False)
         self._layer(chosen, front, self._haze(chosen, near, 0.2) * 0.9)
@@ -275,28 +309,44 @@ class View:
         for step in range(4):
             depth = step / 3
             height = horizon - 0.27 * step + 0.03
-            height = height + canvas.random(count, 0.08, 0.16) * self._waves(count, 2, 2.6, ridged=False)
-            colour = torch.lerp(self._haze(chosen, self.far[chosen], 0.35), self.near[chosen], depth)
+            height = height + canvas.random(count, 0.08, 0.16) * self._waves(
+                count, 2, 2.6, ridged=False
+            )
+            colour = torch.lerp(
+                self._haze(chosen, self.far[chosen], 0.35), self.near[chosen], depth
+            )
             inside = self._layer(chosen, height, colour)
         flowers = self._where(canvas.random(count).view(-1) < 0.5)
         if len(flowers):
             dots = canvas.scatter(self.rows[chosen[flowers]], 16, 0.45, 0.012, 0.022)
             petals = torch.rand(len(flowers), 3, device=canvas.device, generator=canvas.generator)
             colour = (petals * 0.5 + 0.5) * self.light[chosen[flowers]].sqrt()
-            canvas.paint(self.rows[chosen[flowers]], torch.maximum(dots, inside[flowers] + 0.04), colour)
+            canvas.paint(
+                self.rows[chosen[flowers]], torch.maximum(dots, inside[flowers] + 0.04), colour
+            )
 
     def _paint_forest(self, chosen: Tensor) -> None:
         canvas, count = self.canvas, len(chosen)
         horizon = self.horizon[chosen]
-        self._layer(chosen, horizon + 0.1 * self._waves(count, 2, 2.5, ridged=False), self._haze(chosen, self.far[chosen], 0.5))
+        self._layer(
+            chosen,
+            horizon + 0.1 * self._waves(count, 2, 2.5, ridged=False),
+            self._haze(chosen, self.far[chosen], 0.5),
+        )
         for step, columns in enumerate((15, 11, 8)):
             base = horizon - 0.1 - 0.24 * step
-            colour = torch.lerp(self._haze(chosen, self.far[chosen], 0.35), self.near[chosen], step / 2)
+            colour = torch.lerp(
+                self._haze(chosen, self.far[chosen], 0.35), self.near[chosen], step / 2
+            )
             shift = canvas.random(count, 0, 2 / columns)
             cells = canvas.cells(count, 1, columns + 1).view(count, columns + 1)
             position = (canvas.x + 1 + shift) / 2 * columns
             number = position.floor().long().clamp(0, columns)
-            tall = cells.gather(1, number.view(count, -1)).view(count, 1, -1) * 0.2 + 0.26 + 0.06 * step
+            tall = (
+                cells.gather(1, number.view(count, -1)).view(count, 1, -1) * 0.2
+                + 0.26
+                + 0.06 * step
+            )
             x = (position - position.floor() - 0.5) * 2 / columns
             tiers = tall * (1 - torch.remainder((canvas.y - base) / tall * 3, 1) * 0.16)
             tree = triangle(x, canvas.y - base, 1.1 / columns, tiers)
@@ -315,7 +365,9 @@ class View:
         surface = (canvas.y - level).expand(-1, -1, canvas.size)
         canvas.paint(self.rows[chosen], surface, shade.clamp(0, 1))
         width = 0.06 + 0.25 * depth
-        glitter = torch.exp(-(((canvas.x - self.sun_x[chosen]) / width) ** 2)) * (bands > 0.1) * 0.55
+        glitter = (
+            torch.exp(-(((canvas.x - self.sun_x[chosen]) / width) ** 2)) * (bands > 0.1) * 0.55
+        )
         canvas.blend(self.rows[chosen], glitter * (surface < 0), self.sun_colour[chosen])
 
     def _paint_sea(self, chosen: Tensor) -> None:
@@ -323,7 +375,9 @@ class View:
         island = self._where(canvas.random(count).view(-1) < 0.35)
         if len(island):
             x = canvas.x - canvas.random(len(island), -0.8, 0.8)
-            rise = canvas.random(len(island), 0.1, 0.24) * torch.exp(-((x / canvas.random(len(island), 0.15, 0.4)) ** 2))
+            rise = canvas.random(len(island), 0.1, 0.24) * torch.exp(
+                -((x / canvas.random(len(island), 0.15, 0.4)) ** 2)
+            )
             rough = 1 + 0.25 * self._waves(len(island), 3, 9.0, ridged=True)
             rock = torch.tensor([0.35, 0.4, 0.4], device=canvas.device) * self.light[chosen[island]]
             outline = self.horizon[chosen[island]] + rise * rough - 0.01
@@ -333,8 +387,14 @@ class View:
         beach = self._where(canvas.random(count).view(-1) < 0.35)
         if len(beach):
             sand = torch.tensor([0.92, 0.82, 0.6], device=canvas.device) * self.light[chosen[beach]]
-            height = canvas.random(len(beach), -0.92, -0.78) + 0.06 * self._waves(len(beach), 2, 2.0, ridged=False)
-            self._layer(chosen[beach], height + 0.02, torch.full_like(sand, 0.92) * self.light[chosen[beach]].sqrt())
+            height = canvas.random(len(beach), -0.92, -0.78) + 0.06 * self._waves(
+                len(beach), 2, 2.0, ridged=False
+            )
+            self._layer(
+                chosen[beach],
+                height + 0.02,
+                torch.full_like(sand, 0.92) * self.light[chosen[beach]].sqrt(),
+            )
             self._layer(chosen[beach], height, sand)
 
     def _paint_desert(self, chosen: Tensor) -> None:
@@ -342,7 +402,10 @@ class View:
         pyramids = self._where(canvas.random(count).view(-1) < 0.35)
         if len(pyramids):
             some = chosen[pyramids]
-            x, y = canvas.x - canvas.random(len(some), -0.7, 0.7), canvas.y - self.horizon[some] + 0.08
+            x, y = (
+                canvas.x - canvas.random(len(some), -0.7, 0.7),
+                canvas.y - self.horizon[some] + 0.08,
+            )
             tall = canvas.random(len(some), 0.28, 0.5)
             stone = self._haze(some, self.far[some], 0.2)
             body = triangle(x, y, tall * 0.9, tall)
@@ -352,7 +415,9 @@ class View:
             height = self.horizon[chosen] - 0.24 * step
             ridge = 1 - self._waves(count, 1, 2.2, ridged=False).abs() * 1.6
             height = height + 0.12 * ridge
-            colour = torch.lerp(self._haze(chosen, self.far[chosen], 0.25), self.near[chosen], step / 3)
+            colour = torch.lerp(
+                self._haze(chosen, self.far[chosen], 0.25), self.near[chosen], step / 3
+            )
             inside = self._layer(chosen, height, colour)
             away = -torch.gradient(height, spacing=2 / canvas.size, dim=-1)[0]
             away = (away * torch.sign(self.sun_x[chosen]) * 6).clamp(0, 1)
@@ -370,8 +435,13 @@ class View:
         for step, columns in enumerate((13, 9)):
             heights = canvas.cells(count, columns, 1).view(count, columns)
             tall = horizon + (0.75 - 0.3 * step) * canvas.blocks(heights) + 0.16
-            gap = canvas.blocks((canvas.cells(count, columns, 1).view(count, columns) - 0.5) * 0.16) + 1
-            colour = torch.lerp(self._haze(chosen, self.far[chosen], 0.45), self.near[chosen], float(step))
+            gap = (
+                canvas.blocks((canvas.cells(count, columns, 1).view(count, columns) - 0.5) * 0.16)
+                + 1
+            )
+            colour = torch.lerp(
+                self._haze(chosen, self.far[chosen], 0.45), self.near[chosen], float(step)
+            )
             tower = (canvas.y - tall).expand(-1, -1, canvas.size)
             body = colour[:, :, None, None] * gap[:, None]
             canvas.paint(self.rows[chosen], tower, body.clamp(0, 1))
@@ -421,7 +491,9 @@ class _Subject:
     def house(self) -> None:
         wide, tall = self.random(0.24, 0.32), self.random(0.16, 0.21)
         x, y = self.x, self.canvas.y + self.random(0.42, 0.55)
-        roof = torch.tensor([[0.45, 0.2, 0.16], [0.3, 0.3, 0.36], [0.55, 0.35, 0.2]], device=self.canvas.device)
+        roof = torch.tensor(
+            [[0.45, 0.2, 0.16], [0.3, 0.3, 0.36], [0.55, 0.35, 0.2]], device=self.canvas.device
+        )
         roof = roof[self.canvas.integers(self.count, 3)] * self.light
         chimney = box(x - wide * 0.5, y - tall - 0.2, 0.045, 0.14)
         self.paint(chimney, roof * 0.7)
@@ -438,23 +510,37 @@ class _Subject:
         size = self.random(0.8, 1.25)
         x, y = self.x / size, y / size
         self.paint(box(x, y - 0.14, 0.045, 0.2) * size, self.shade(0.36, 0.24, 0.15))
-        leaf = torch.tensor([[0.2, 0.52, 0.2], [0.42, 0.62, 0.2], [0.85, 0.5, 0.15], [0.9, 0.6, 0.7]], device=self.canvas.device)
+        leaf = torch.tensor(
+            [[0.2, 0.52, 0.2], [0.42, 0.62, 0.2], [0.85, 0.5, 0.15], [0.9, 0.6, 0.7]],
+            device=self.canvas.device,
+        )
         leaf = leaf[self.canvas.integers(self.count, 4)] * self.light
-        for dx, dy, radius in ((-0.16, 0.42, 0.17), (0.16, 0.4, 0.17), (0.0, 0.58, 0.22), (0.0, 0.4, 0.2)):
-            puff = circle(x - dx, y - dy - self.random(-0.03, 0.03), radius + self.random(-0.02, 0.03))
+        for dx, dy, radius in (
+            (-0.16, 0.42, 0.17),
+            (0.16, 0.4, 0.17),
+            (0.0, 0.58, 0.22),
+            (0.0, 0.4, 0.2),
+        ):
+            puff = circle(
+                x - dx, y - dy - self.random(-0.03, 0.03), radius + self.random(-0.02, 0.03)
+            )
             self.paint(puff * size, leaf * (0.85 + 0.25 * dy))
 
     def balloon(self) -> None:
         radius = self.random(0.2, 0.28)
         x, y = self.x / radius, (self.canvas.y - self.random(0.35, 0.55)) / radius
-        ropes = ((x.abs() - 0.2 - 0.25 * (y + 1.3)).abs() - 0.03)
-        self.paint(torch.maximum(ropes, (y + 1.15).abs() - 0.35) * radius, self.shade(0.3, 0.22, 0.15))
+        ropes = (x.abs() - 0.2 - 0.25 * (y + 1.3)).abs() - 0.03
+        self.paint(
+            torch.maximum(ropes, (y + 1.15).abs() - 0.35) * radius, self.shade(0.3, 0.22, 0.15)
+        )
         self.paint(box(x, y + 1.6, 0.22, 0.15) * radius, self.shade(0.5, 0.32, 0.18))
         envelope = torch.minimum(circle(x, y, 1.0), triangle(x, -(y + 0.35), 0.93, 1.35))
         self.paint(envelope * radius, self.colour)
         bend = torch.sqrt((1.02 - y.clamp(-1, 1) ** 2).clamp(min=0.05))
         pale = torch.lerp(self.colour, torch.ones_like(self.colour), 0.35)
-        stripes = torch.where(torch.sin(x / bend * self.random(5, 9)) > 0.25, envelope, torch.ones_like(envelope))
+        stripes = torch.where(
+            torch.sin(x / bend * self.random(5, 9)) > 0.25, envelope, torch.ones_like(envelope)
+        )
         self.paint(torch.maximum(stripes, (y - 0.1).abs() - 0.8) * radius, pale)
 
     def boat(self) -> None:
@@ -490,7 +576,9 @@ class _Subject:
         bands = torch.remainder(y / tall * 2.5 + 0.5, 1) - 0.5
         self.paint(torch.maximum(tower, bands * 0.3), self.colour)
         self.paint(box(x, y - tall, 0.09, 0.018), self.shade(0.2, 0.2, 0.24))
-        self.paint(box(x, y - lamp, 0.05, 0.05), torch.where(self.night, warm, self.shade(0.95, 0.9, 0.6)))
+        self.paint(
+            box(x, y - lamp, 0.05, 0.05), torch.where(self.night, warm, self.shade(0.95, 0.9, 0.6))
+        )
         self.paint(triangle(x, y - lamp - 0.05, 0.08, 0.1), self.colour * 0.8)
 
     def cactus(self) -> None:
@@ -498,8 +586,13 @@ class _Subject:
         x, y = self.x / size, (self.canvas.y + self.random(0.45, 0.62)) / size
         low, high = self.random(0.12, 0.2), self.random(0.24, 0.34)
 
-        def rod(cx: Tensor | float, bottom: Tensor | float, top: Tensor | float, radius: float) -> Tensor:
-            inner = y - torch.minimum(torch.maximum(y, torch.as_tensor(bottom, device=y.device)), torch.as_tensor(top, device=y.device))
+        def rod(
+            cx: Tensor | float, bottom: Tensor | float, top: Tensor | float, radius: float
+        ) -> Tensor:
+            inner = y - torch.minimum(
+                torch.maximum(y, torch.as_tensor(bottom, device=y.device)),
+                torch.as_tensor(top, device=y.device),
+            )
             return torch.hypot(x - cx, inner) - radius
 
         def arm(sign: int, height: Tensor) -> Tensor:

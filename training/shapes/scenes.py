@@ -35,7 +35,13 @@ HATS = ("none", "hat")
 KINDS = ("one", "two", "landscape", "cat")
 SUBJECTS = ("none", "house", "tree", "balloon", "boat", "lighthouse", "cactus", "shape")
 
-_CENTRES = {"centre": (0, 0), "left": (-0.5, 0), "right": (0.5, 0), "top": (0, 0.5), "bottom": (0, -0.5)}
+_CENTRES = {
+    "centre": (0, 0),
+    "left": (-0.5, 0),
+    "right": (0.5, 0),
+    "top": (0, 0.5),
+    "bottom": (0, -0.5),
+}
 _RADII = (0.36, 0.22, 0.5)
 _KIND_SHARES = (0.26, 0.24, 0.42, 0.08)
 
@@ -105,7 +111,9 @@ def sample(count: int, generator: torch.Generator) -> Scenes:
     subject = torch.where(misplaced, torch.where(is_sea, at_sea, on_land), subject)
     subject = torch.where(is_desert & is_rooted & (pick(3) > 0), cactus, subject)
     is_city = terrain == landscapes.TERRAINS.index("city")
-    crowded = is_city & (subject != SUBJECTS.index("balloon")) & (subject != SUBJECTS.index("shape"))
+    crowded = (
+        is_city & (subject != SUBJECTS.index("balloon")) & (subject != SUBJECTS.index("shape"))
+    )
     subject = torch.where(crowded, torch.zeros_like(subject), subject)
     weather = pick(len(landscapes.WEATHERS))
     is_snow = weather == landscapes.WEATHERS.index("snow")
@@ -211,7 +219,9 @@ def _paint_ground(canvas: Canvas, rows: Tensor, colours: Tensor) -> None:
     light = torch.where(manner == 1, slope, torch.zeros_like(slope))
     light = torch.where(manner == 2, spot, light)
     light = torch.where(manner == 3, stripes, light)
-    canvas.blend(rows, torch.ones(1, 1, 1, device=canvas.device), (base + light[:, None]).clamp(0, 1))
+    canvas.blend(
+        rows, torch.ones(1, 1, 1, device=canvas.device), (base + light[:, None]).clamp(0, 1)
+    )
     dotted = (manner == 4).view(-1).nonzero()[:, 0]
     if len(dotted):
         dots = canvas.scatter(rows[dotted], 7, 0.6, 0.03, 0.07)
@@ -249,7 +259,9 @@ def _paint_two(canvas: Canvas, rows: Tensor, scenes: Scenes) -> None:
 
 def _paint_landscape(canvas: Canvas, rows: Tensor, scenes: Scenes) -> None:
     """Sky, terrain, weather, and a subject."""
-    view = landscapes.View.draw(canvas, rows, scenes.terrain, scenes.time, scenes.weather, scenes.style)
+    view = landscapes.View.draw(
+        canvas, rows, scenes.terrain, scenes.time, scenes.weather, scenes.style
+    )
     view.paint_sky()
     airborne = (scenes.subject == SUBJECTS.index("shape")).nonzero()[:, 0]
     if len(airborne):
@@ -274,7 +286,9 @@ def _paint_cat(canvas: Canvas, rows: Tensor, scenes: Scenes) -> None:
     fur = tint(canvas, scenes.colour)
     radius = canvas.random(count, 0.36, 0.46)
     cx, cy = canvas.random(count, -0.18, 0.18), canvas.random(count, -0.3, -0.12)
-    x, y = turn((canvas.x - cx) / radius, (canvas.y - cy) / radius, canvas.random(count, -0.18, 0.18))
+    x, y = turn(
+        (canvas.x - cx) / radius, (canvas.y - cy) / radius, canvas.random(count, -0.18, 0.18)
+    )
 
     def paint(distance: Tensor, colour: Tensor, opacity: Tensor | float = 1.0) -> None:
         canvas.paint(rows, distance * radius, colour, opacity)
@@ -291,7 +305,9 @@ def _paint_cat(canvas: Canvas, rows: Tensor, scenes: Scenes) -> None:
     paint(torch.hypot(x / 1.12, y / 0.95) - 0.9, fur)
     stripes = torch.minimum(box(x, y - 0.72, 0.04, 0.2), box(x.abs() - 0.22, y - 0.68, 0.035, 0.14))
     paint(stripes, lines, (canvas.random(count) < 0.4).float() * 0.6)
-    iris = torch.tensor([[0.35, 0.7, 0.25], [0.9, 0.7, 0.1], [0.3, 0.6, 0.85]], device=canvas.device)
+    iris = torch.tensor(
+        [[0.35, 0.7, 0.25], [0.9, 0.7, 0.1], [0.3, 0.6, 0.85]], device=canvas.device
+    )
     wide = canvas.random(count, 0.16, 0.22)
     eyes = torch.hypot(x.abs() - 0.4, (y - 0.12) * 0.9) - wide
     paint(eyes - 0.02, lines)

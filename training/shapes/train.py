@@ -32,7 +32,9 @@ def main() -> None:
     parser.add_argument("--autoencoder-steps", type=int, default=3500)
     parser.add_argument("--preview-steps", type=int, default=2000)
     parser.add_argument("--painter-steps", type=int, default=9000)
-    parser.add_argument("--scale", type=float, default=1.0, help="of batches and pools, for a trial")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="of batches and pools, for a trial"
+    )
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.manual_seed(args.seed)
@@ -61,14 +63,17 @@ class Run:
         save(self.folder, tokenizer, autoencoder, preview, painter)
 
     def scaled(self, count: int) -> int:
+        """A count at the scale of this run."""
         return max(4, int(count * self.args.scale))
 
     def tokenizer(self) -> CLIPTokenizer:
+        """The tokenizer, from the captions of some scenes."""
         generator = torch.Generator().manual_seed(self.args.seed)
         texts = captions.Captions(self.args.seed).of(scenes.sample(20_000, generator))
         return captions.train_tokenizer(texts, self.kept / "tokenizer")
 
     def autoencoders(self) -> tuple[AutoencoderKL, AutoencoderTiny]:
+        """Both autoencoders, trained if no earlier run kept them."""
         folder, small = self.kept / "autoencoder", self.kept / "preview"
         if not small.exists():
             with stage("pictures"):
@@ -91,6 +96,7 @@ class Run:
         return model.requires_grad_(False), AutoencoderTiny.from_pretrained(small)
 
     def painter(self, tokenizer: CLIPTokenizer, autoencoder: AutoencoderKL) -> Painter:
+        """The UNet and text encoders, trained on encoded scenes of three sizes."""
         with stage("latents"):
             pools = [
                 LatentScenes.encode(
