@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
@@ -26,9 +28,9 @@ class LatentScenes:
     """Encoded scenes of one size, with the tokens of their captions."""
 
     size: int
-    batch: int
     latents: Tensor
     tokens: Tensor
+    batch: int = 1
 
     @classmethod
     def encode(
@@ -38,14 +40,13 @@ class LatentScenes:
         *,
         count: int,
         size: int,
-        batch: int,
         seed: int,
         device: torch.device,
     ) -> LatentScenes:
-        """Renders and encodes ``count`` scenes; ``batch`` is how many are dealt at once."""
+        """Renders and encodes ``count`` scenes."""
         drawn = scenes.sample(count, torch.Generator().manual_seed(seed))
         generator = torch.Generator(device).manual_seed(seed)
-        at_once = max(1, 128 * networks.NATIVE_SIZE**2 // size**2)
+        at_once = max(1, 512 * networks.NATIVE_SIZE**2 // size**2)
         latents = []
         for first in range(0, count, at_once):
             images = scenes.render(drawn[first : first + at_once], size, generator, device)
@@ -54,7 +55,17 @@ class LatentScenes:
             latents.append((encoded.float() * autoencoder.config.scaling_factor).half())
         writer = Captions(seed)
         tokens = torch.stack([tokenize(tokenizer, writer.of(drawn)) for _ in range(CAPTIONS)], 1)
-        return cls(size, batch, torch.cat(latents), tokens.to(device))
+        return cls(size, torch.cat(latents), tokens)
+
+    def save(self, path: Path) -> None:
+        """Writes the scenes to a file."""
+        torch.save({"size": self.size, "latents": self.latents.cpu(), "tokens": self.tokens}, path)
+
+    @classmethod
+    def load(cls, path: Path, *, batch: int, device: torch.device) -> LatentScenes:
+        """Reads what ``save`` wrote; ``batch`` is how many scenes are dealt at once."""
+        kept = torch.load(path)
+        return cls(kept["size"], kept["latents"].to(device), kept["tokens"].to(device), batch)
 
     def deal(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """A random batch of latents and tokens."""
@@ -111,7 +122,7 @@ def train_painter(
     model = model.to(device, memory_format=torch.channels_last)
     trainer = Trainer(model, "painter", steps, peak=1e-3)
     if device.type == "cuda":
-        model.unet.compile(dynamic=False)  # one graph for each size of picture
+        model.unet.compile(dynamic=False)
     generator = torch.Generator(device).manual_seed(seed)
     writer = Captions(seed)
     nothing = tokenize(tokenizer, [writer.noise() for _ in range(4096)]).to(device)
@@ -133,7 +144,9 @@ def train_painter(
         noise = torch.randn(latents.shape, device=device, generator=generator)
         noisy, velocity = signal * latents + spread * noise, signal * noise - spread * latents
         sizes = torch.tensor([pool.size, pool.size, 0, 0, pool.size, pool.size], device=device)
-        with torch.autocast(device.type, torch.bfloat16):
+        # Compiling for the larger sizes as well would cost more than it brings.
+        stance = nullcontext() if pool is pools[0] else torch.compiler.set_stance("force_eager")
+        with stance, torch.autocast(device.type, torch.bfloat16):
             made = model(
                 noisy.contiguous(memory_format=torch.channels_last),
                 times,

@@ -22,6 +22,9 @@ from training.shapes.diffusion import LatentScenes, Painter, train_painter
 
 log = logging.getLogger("training.shapes")
 
+# Pixels of a side, number of scenes, scenes in a batch.
+POOLS = ((256, 160_000, 384), (512, 12_000, 96), (1024, 2_000, 24))
+
 
 def main() -> None:
     """Parses the command line and runs the stages."""
@@ -80,7 +83,7 @@ class Run:
                 pool = autoencoders.Pictures(
                     self.scaled(60_000), networks.NATIVE_SIZE, self.args.seed, self.device
                 )
-            batch = self.scaled(96)
+            batch = self.scaled(48)
             with stage("autoencoder"):
                 model = autoencoders.train_autoencoder(
                     pool, self.args.autoencoder_steps, batch, self.device
@@ -98,24 +101,32 @@ class Run:
     def painter(self, tokenizer: CLIPTokenizer, autoencoder: AutoencoderKL) -> Painter:
         """The UNet and text encoders, trained on encoded scenes of three sizes."""
         with stage("latents"):
-            pools = [
-                LatentScenes.encode(
-                    autoencoder,
-                    tokenizer,
-                    count=self.scaled(count),
-                    size=size,
-                    batch=self.scaled(batch),
-                    seed=self.args.seed + number,
-                    device=self.device,
-                )
-                for number, (size, count, batch) in enumerate(
-                    ((256, 400_000, 512), (512, 50_000, 128), (1024, 8_000, 32))
-                )
-            ]
+            pools = [self.latents(tokenizer, autoencoder, *pool) for pool in POOLS]
         with stage("painter"):
             return train_painter(
                 pools, tokenizer, self.args.painter_steps, self.args.seed, self.device
             )
+
+    def latents(
+        self,
+        tokenizer: CLIPTokenizer,
+        autoencoder: AutoencoderKL,
+        size: int,
+        count: int,
+        batch: int,
+    ) -> LatentScenes:
+        """Encoded scenes of one size, from an earlier run if it kept them."""
+        kept = self.kept / f"latents-{size}.pt"
+        if not kept.exists():
+            LatentScenes.encode(
+                autoencoder,
+                tokenizer,
+                count=self.scaled(count),
+                size=size,
+                seed=self.args.seed + size,
+                device=self.device,
+            ).save(kept)
+        return LatentScenes.load(kept, batch=self.scaled(batch), device=self.device)
 
 
 def save(
