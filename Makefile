@@ -5,11 +5,14 @@ PY := $(VENV)/bin/python
 # CPU builds of torch live on PyTorch's own index; GPU=1 takes the default (CUDA) build instead.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH ?= torch==2.13.0
+TORCHVISION_PIN ?= torchvision==0.28.0
 ifdef GPU
 TORCH_FROM :=
 else
 TORCH_FROM := --extra-index-url $(TORCH_INDEX)
 endif
+
+TORCHVISION := .tools/torchvision
 
 .PHONY: demo test lint types layers unit bench-runner clean
 demo: $(VENV)/.installed
@@ -27,7 +30,7 @@ types: $(VENV)/.installed
 layers: $(VENV)/.installed
 	$(VENV)/bin/lint-imports --no-cache
 
-unit: $(VENV)/.installed
+unit: $(VENV)/.installed $(TORCHVISION)
 	$(PY) -m pytest
 
 # What the engine itself costs, on this machine.
@@ -43,6 +46,11 @@ $(VENV)/.installed: pyproject.toml $(VENV)/bin/pip
 	$(PY) -c "import torch" 2>/dev/null || $(PY) -m pip install -q --no-deps --retries 1 $(TORCH_FROM) '$(TORCH)'
 	$(PY) -m pip install -q -e '.[diffusion,dev]'
 	touch $@
+
+# The tutorial's app draws its grid with torchvision. Beside the other packages it would be imported
+# by all that find it, and PyPI's does not import beside a CPU torch.
+$(TORCHVISION): $(VENV)/bin/pip
+	$(PY) -m pip install -q --no-deps --retries 1 $(TORCH_FROM) --target $@ '$(TORCHVISION_PIN)'
 
 clean:
 	rm -rf $(VENV) .tools demo

@@ -82,12 +82,12 @@ class Painter(DistributedWorker):
     def preview(self, steps: int, every: int) -> Callable[..., None]:
         """A step callback that streams every rank's picture as it stands."""
         scheduler = self.pipeline.scheduler
-        before: torch.Tensor | None = None
+        before: torch.Tensor | None = None  # the estimate needs two latents in a row
 
         def on_step_end(_: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> None:
             nonlocal before
             latents = tensors["latents"]
-            if step + 1 < steps and step % every == 0:
+            if before is not None and step + 1 < steps and (step + 1) % every == 0:
                 clean = clean_estimate(before, latents, scheduler.sigmas, step)
                 scaled = clean / self.pipeline.vae.config.scaling_factor
                 scaled = clean if self.preview_vae.config.scaling_factor == 1 else scaled
@@ -122,15 +122,13 @@ class Painter(DistributedWorker):
 
 
 def clean_estimate(
-    before: torch.Tensor | None, latents: torch.Tensor, sigmas: torch.Tensor, step: int
+    before: torch.Tensor, latents: torch.Tensor, sigmas: torch.Tensor, step: int
 ) -> torch.Tensor:
     """The picture that the latents are heading for.
 
     An Euler step moves along the noise e: x' = x + (s' - s) e, so two latents in a row give e and
     with it the clean latents x' - s' e, whatever the model predicts.
     """
-    if before is None:
-        return latents
     old, new = sigmas[step].item(), sigmas[step + 1].item()
     return latents - new * (latents - before) / (new - old)
 
@@ -153,7 +151,7 @@ class Prompt(BaseModel):
     prompt: str = Field(min_length=1, examples=["a red star over the sea at sunset"])
     negative_prompt: str | None = None
     num_inference_steps: int = Field(default=20, ge=1, le=150)
-    guidance_scale: float = Field(default=5.0, ge=0, le=30)
+    guidance_scale: float = Field(default=3.5, ge=0, le=30)
     size: int | None = Field(default=None, ge=64, le=2048, multiple_of=8)
     seed: int | None = Field(default=None, ge=0, lt=2**48, description="Same seed, same pictures")
     preview_every: int = Field(default=4, ge=1, description="Steps between two previews")

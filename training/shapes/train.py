@@ -7,6 +7,7 @@ stage cost. A finished stage is kept below OUT/stages and not run again.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import time
 from collections.abc import Iterator
@@ -150,6 +151,20 @@ def save(
     )
     pipeline.to("cpu", torch.float16).save_pretrained(folder)
     preview.to("cpu", torch.float16).save_pretrained(folder / "preview")
+    for config in folder.glob("*/config.json"):
+        tidy(config)
+
+
+def tidy(config: Path) -> None:
+    """Removes from a part's configuration what gets in the way of whoever loads it."""
+    entries = json.loads(config.read_text())
+    entries.pop("_name_or_path", None)  # a folder of this machine
+    if config.parent.name == "preview":
+        entries.pop("block_out_channels")  # diffusers writes it, and warns when it reads it
+    if "dtype" in entries:
+        # Without a dtype of the caller's, transformers would load this one and diffusers float32.
+        entries["dtype"] = "float32"
+    config.write_text(json.dumps(entries, indent=2) + "\n")
 
 
 @contextmanager

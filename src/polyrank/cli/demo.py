@@ -21,9 +21,19 @@ from polyrank.cli.run import show
 console = Console(stderr=True, highlight=False)
 
 EXAMPLE = Path("examples") / "parallel_sdxl.py"
+LAST_LINES = 20
 
 
-def demo(prompt: str, *, ranks: int, steps: int, seed: int | None, out: Path, serve: bool) -> int:
+def demo(
+    prompt: str,
+    *,
+    ranks: int,
+    steps: int,
+    seed: int | None,
+    out: Path,
+    serve: bool,
+    verbose: bool,
+) -> int:
     """Paints ``prompt`` on ``ranks`` ranks and writes what arrives to ``out``."""
     example = find_example(Path.cwd())
     if example is None:
@@ -31,14 +41,20 @@ def demo(prompt: str, *, ranks: int, steps: int, seed: int | None, out: Path, se
             f"[red]error:[/red] {EXAMPLE} is not here: run the demo in a checkout of polyrank"
         )
         return 2
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "log.txt"
     begun = time.perf_counter()
-    replica = ReplicaProcess(ReplicaArguments(AppRef(example, "ParallelSDXL"), ranks=ranks))
+    with path.open("w") as log:
+        replica = ReplicaProcess(
+            ReplicaArguments(AppRef(example, "ParallelSDXL"), ranks=ranks, verbose=verbose),
+            log=None if verbose else log,
+        )
     signal.signal(signal.SIGTERM, lambda *_: replica.signal(signal.SIGTERM))
     try:
         with console.status(f"starting {ranks} ranks and loading the model"):
             announcement = replica.wait_ready()
         if announcement is None:
-            return replica.wait()
+            return explain(replica.wait(), path)
         ready_s = time.perf_counter() - begun
         paint(announcement["port"], prompt, steps=steps, seed=seed, out=out, ready_s=ready_s)
         if serve:
@@ -51,11 +67,18 @@ def demo(prompt: str, *, ranks: int, steps: int, seed: int | None, out: Path, se
     return 0
 
 
+def explain(status: int, log: Path) -> int:
+    """Prints the end of the log of an app that did not come up; returns its exit status."""
+    for line in log.read_text().splitlines()[-LAST_LINES:]:
+        console.print(line, markup=False)
+    console.print(f"[red]error:[/red] the app did not start (exit status {status}); see {log}")
+    return status
+
+
 def paint(
     port: int, prompt: str, *, steps: int, seed: int | None, out: Path, ready_s: float
 ) -> None:
     """Streams one request, draws its progress, writes its pictures and prints the times."""
-    out.mkdir(parents=True, exist_ok=True)
     for old in out.glob("preview-*.jpg"):
         old.unlink()
     body = {"prompt": prompt, "num_inference_steps": steps, "seed": seed}

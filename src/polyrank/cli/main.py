@@ -73,16 +73,23 @@ def run(
 def demo(
     prompt: Annotated[
         str, typer.Argument(help="What to paint.")
-    ] = "a big yellow star over the sea at sunset",
+    ] = "a lighthouse by the sea at sunset",
     ranks: Annotated[int, typer.Option(min=1, help="How many ranks paint.")] = 2,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 20,
     seed: Annotated[Optional[int], typer.Option(help="Same seed, same pictures.")] = None,  # noqa: UP045
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("demo"),
     serve: Annotated[bool, typer.Option("--serve", help="Stay up afterwards.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show the log here, not in OUT/log.txt.")
+    ] = False,
 ) -> None:
     """Paint a prompt on several ranks, with previews on the way."""
     command = importlib.import_module("polyrank.cli.demo")
-    sys.exit(command.demo(prompt, ranks=ranks, steps=steps, seed=seed, out=out, serve=serve))
+    sys.exit(
+        command.demo(
+            prompt, ranks=ranks, steps=steps, seed=seed, out=out, serve=serve, verbose=verbose
+        )
+    )
 
 
 def main() -> None:

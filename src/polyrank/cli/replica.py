@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 from polyrank.app.projects import AppRef
 
@@ -28,7 +28,8 @@ class ReplicaArguments:
 class ReplicaProcess:
     """The process; ``wait_ready`` gives its announcement, ``end`` and ``wait`` its end."""
 
-    def __init__(self, arguments: ReplicaArguments) -> None:
+    def __init__(self, arguments: ReplicaArguments, log: IO[str] | None = None) -> None:
+        """Starts it; what it and its ranks write goes to ``log``, or to this terminal."""
         read_fd, write_fd = os.pipe()
         os.set_inheritable(write_fd, True)
         command = [sys.executable, "-m", "polyrank.app.replica", str(arguments.ref)]
@@ -41,7 +42,9 @@ class ReplicaProcess:
         environment = dict(os.environ)
         if arguments.device is not None:
             environment["POLYRANK_DEVICE"] = arguments.device
-        self._process = subprocess.Popen(command, pass_fds=[write_fd], env=environment)
+        self._process = subprocess.Popen(
+            command, pass_fds=[write_fd], env=environment, stdout=log, stderr=log
+        )
         os.close(write_fd)
         self._announcement = os.fdopen(read_fd)
 

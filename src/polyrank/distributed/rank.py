@@ -27,6 +27,7 @@ from polyrank import compat, modules
 from polyrank.distributed import events, values, wire
 from polyrank.distributed.arena import Arena, ArenaReader
 from polyrank.distributed.control import ControlBlock
+from polyrank.distributed.halves import widen_convolutions
 from polyrank.distributed.rankspec import RankSpec
 from polyrank.distributed.transport import collect, place
 from polyrank.distributed.worker import DistributedWorker
@@ -106,6 +107,7 @@ class Rank:
             self.synchronize = torch.cuda.synchronize
         else:
             torch.set_num_threads(frame.threads)
+            widen_convolutions()
         is_master = spec.rank == 0
         timeout = dt_timeout(frame.timeout_s)
         store = dist.TCPStore(

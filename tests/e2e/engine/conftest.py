@@ -5,21 +5,17 @@ import contextlib
 import functools
 import inspect
 import os
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from engine_workers import Playground
+
+from polyrank.distributed import DistributedRunner
 
 PROGRAMS = Path(__file__).parents[2] / "programs"
-# Ranks find the workers through the sys.path that they inherit, other processes through this.
-sys.path.insert(0, str(PROGRAMS))
-
-from engine_workers import Playground  # noqa: E402
-
-from polyrank.distributed import DistributedRunner  # noqa: E402
 
 LIMIT_S = 30
 

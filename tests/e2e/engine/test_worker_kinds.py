@@ -225,3 +225,24 @@ async def test_runner_and_worker_are_the_documented_names() -> None:
     for name in ("setup", "teardown", "add_streaming_result", "add_streaming_error", "rank_print"):
         assert callable(getattr(DistributedWorker, name))
     assert asyncio.iscoroutinefunction(DistributedRunner.start)
+
+
+class HalfConvolution(DistributedWorker):
+    """Written for a GPU: everything is float16."""
+
+    def __call__(self, streaming: bool = False) -> Any:
+        import torch
+        from torch import nn
+
+        torch.manual_seed(3)
+        convolution, inputs = nn.Conv2d(8, 8, 3), torch.randn(1, 8, 16, 16)
+        exact = convolution.half().float()(inputs.half().float())
+        halves = convolution.half()(inputs.half())
+        return halves, exact.half()
+
+
+async def test_float16_convolutions_on_the_cpu_are_float32_ones_rounded() -> None:
+    async with DistributedRunner(HalfConvolution, world_size=1, device="cpu") as runner:
+        halves, exact = await runner.invoke({})
+    assert halves.dtype.itemsize == 2
+    assert (halves == exact).all()
