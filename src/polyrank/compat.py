@@ -22,12 +22,19 @@ ALIASES = {
     "fal.distributed.worker": "polyrank.distributed",
     "fal.exceptions": "polyrank.errors",
     "fal.toolkit": "polyrank.toolkit",
-    "fal.toolkit.audio": "polyrank.toolkit.media",
+    "fal.toolkit.audio": "polyrank.toolkit.audio",
+    "fal.toolkit.audio.audio": "polyrank.toolkit.audio",
+    "fal.toolkit.constraints": "polyrank.toolkit.constraints",
+    "fal.toolkit.exceptions": "polyrank.toolkit.exceptions",
     "fal.toolkit.file": "polyrank.toolkit.file",
-    "fal.toolkit.file.types": "polyrank.toolkit.file",
+    "fal.toolkit.file.file": "polyrank.toolkit.file",
+    "fal.toolkit.file.types": "polyrank.toolkit.store",
     "fal.toolkit.image": "polyrank.toolkit.image",
     "fal.toolkit.image.image": "polyrank.toolkit.image",
-    "fal.toolkit.video": "polyrank.toolkit.media",
+    "fal.toolkit.pydantic": "polyrank.toolkit.basemodel",
+    "fal.toolkit.types": "polyrank.toolkit.types",
+    "fal.toolkit.video": "polyrank.toolkit.video",
+    "fal.toolkit.video.video": "polyrank.toolkit.video",
 }
 
 
