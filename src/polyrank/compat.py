@@ -84,7 +84,10 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def exec_module(self, module: ModuleType) -> None:
         # The import system takes what stands in sys.modules when this returns.
         name = module.__name__
-        sys.modules[name] = importlib.import_module(ALIASES[name])
+        target = importlib.import_module(ALIASES[name])
+        if not hasattr(target, "__path__") and any(a.startswith(f"{name}.") for a in ALIASES):
+            target.__path__ = []  # it is asked for before a name below is looked for here
+        sys.modules[name] = target
 
 
 _FINDER = _Finder()

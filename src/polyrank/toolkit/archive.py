@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import lzma
 import stat
+import struct
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -11,6 +13,18 @@ from pathlib import Path, PurePosixPath
 from polyrank.toolkit.exceptions import FileTooLarge, UnsafeArchive
 
 CHUNK = 2**20
+# What zipfile and its decompressors raise on broken archives; most of it is not documented.
+BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    ValueError,
+)
 
 
 def extract(data: bytes, folder: Path, *, max_files: int, max_bytes: int) -> None:
@@ -28,7 +42,7 @@ def extract(data: bytes, folder: Path, *, max_files: int, max_bytes: int) -> Non
             room = max_bytes
             for member in members:
                 room -= _extract_one(archive, member, folder, room)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
+    except BROKEN as error:
         raise UnsafeArchive(f"the zip file cannot be unpacked: {error}") from error
 
 
@@ -50,7 +64,7 @@ def _extract_one(archive: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path
 def _inside(member: zipfile.ZipInfo) -> PurePosixPath:
     """The member's path, if it stays in the folder and is an ordinary file."""
     path = PurePosixPath(member.filename.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+    if not path.parts or path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
         raise UnsafeArchive(f"{member.filename!r} in the zip file leads out of its folder")
     if stat.S_ISLNK(member.external_attr >> 16):
         raise UnsafeArchive(f"{member.filename!r} in the zip file is a link")

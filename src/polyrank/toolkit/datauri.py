@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote, unquote_to_bytes
 
 from polyrank.errors import InvalidInput
 
@@ -18,6 +18,7 @@ def is_data_uri(url: str) -> bool:
 
 def make(data: bytes, content_type: str) -> str:
     """The URL that carries these bytes."""
+    content_type = content_type.replace("%", "%25").replace(",", "%2C")
     return f"data:{content_type};base64,{base64.b64encode(data).decode()}"
 
 
@@ -26,7 +27,7 @@ def read(uri: str) -> tuple[bytes, str]:
     head, comma, body = uri[5:].partition(",")
     if not is_data_uri(uri) or not comma:
         raise InvalidInput("not a data URI: it has no comma")
-    content_type, is_base64 = head.strip(), False
+    content_type, is_base64 = unquote(head).strip(), False
     if content_type.lower().endswith(";base64"):
         content_type, is_base64 = content_type[: -len(";base64")], True
     if content_type.startswith(";"):

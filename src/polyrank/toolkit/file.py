@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import mimetypes
+import re
 import shutil
 import tempfile
 import uuid
@@ -19,6 +20,7 @@ from polyrank.toolkit.fields import field_with, shown_as
 from polyrank.toolkit.store import FileStore, RepositoryId
 
 DEFAULT_TYPE = "application/octet-stream"
+_HEADER = re.compile(r"[\x20-\x7e]+")
 URL_SCHEMES = ("http://", "https://", "data:")
 
 
@@ -202,7 +204,9 @@ def _described(content_type: str | None, file_name: str | None) -> tuple[str, st
     if file_name is None:
         plain_type = content_type.partition(";")[0].strip()
         file_name = uuid.uuid4().hex + (mimetypes.guess_extension(plain_type) or ".bin")
-    return content_type, file_name
+    # Names of files on disk need not be text that JSON can hold, nor what says what they hold.
+    file_name = file_name.encode(errors="replace").decode()
+    return content_type if _HEADER.fullmatch(content_type) else DEFAULT_TYPE, file_name
 
 
 def _check_options(platform: PlatformOptions) -> None:

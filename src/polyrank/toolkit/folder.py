@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ from polyrank.toolkit.store import FileStore
 ROUTE = "/files"
 INLINE_BYTES = 8 * 2**20
 MAX_BYTES = 4 * 2**30
+MAX_NAME = 120
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,11 @@ class Kept:
     content_type: str
     file_name: str
     size: int
+
+
+def clean_name(file_name: str) -> str:
+    """The name as it stands in URLs and headers: no path, nothing that changes their meaning."""
+    return re.sub(r"[^\w.-]+", "_", file_name)[-MAX_NAME:].strip("._") or "file"
 
 
 class Folder:
@@ -48,7 +55,7 @@ class Folder:
             raise FileUploadException(
                 f"{file_name} has {len(data)} bytes; the app's files may take {self._max_bytes}"
             )
-        token = secrets.token_hex(16)
+        token, file_name = secrets.token_hex(16), clean_name(file_name)
         try:
             path = self._folder() / token
             path.write_bytes(data)
@@ -99,7 +106,7 @@ class FolderStore(FileStore):
         if len(data) <= self.inline_bytes:
             return datauri.make(data, content_type)
         token = self.folder.add(data, content_type, file_name)
-        return f"{self.base_url}{ROUTE}/{token}/{quote(file_name, safe='')}"
+        return f"{self.base_url}{ROUTE}/{token}/{quote(clean_name(file_name))}"
 
     def load(self, url: str) -> bytes | None:
         """The bytes of a kept file, whatever host name its URL has: the token is the proof."""

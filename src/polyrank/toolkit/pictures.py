@@ -20,6 +20,8 @@ FORMATS = tuple(HELD)
 # Quick rather than small: a server's time is dearer than the last tenth of a file.
 OPTIONS: dict[str, dict[str, Any]] = {"png": {"compress_level": 1}, "jpeg": {"quality": 95}}
 
+# Modes that Pillow converts to one other only, or best.
+ONLY_TO = {"F": "L", "La": "LA", "RGBa": "RGBA"}
 SIXTEEN_BIT = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -75,10 +77,10 @@ def _fitting(picture: Image.Image, format: str) -> Image.Image:
         return picture
     if picture.mode in SIXTEEN_BIT:
         if "I;16" in held:
-            return picture.convert("I;16")
+            return picture.convert("I").convert("I;16")
         return _fitting(_eight_bits(picture), format)
-    if picture.mode == "F":
-        return _fitting(picture.convert("L"), format)
+    if picture.mode in ONLY_TO:
+        return _fitting(picture.convert(ONLY_TO[picture.mode]), format)
     if picture.has_transparency_data:
         with_alpha = picture.convert("RGBA")
         return with_alpha if "RGBA" in held else _on_white(with_alpha)
