@@ -14,6 +14,12 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 # ::a.b.c.d, long out of use, holds the unspecified and the loopback address too.
 IPV4_COMPATIBLE = ipaddress.IPv6Network("::/96")
+# Not public either, though the standard library (or the registry it follows) does not say so:
+# protocol assignments and site-local addresses, and where two clouds keep a machine's secrets.
+NOT_PUBLIC = tuple(
+    ipaddress.ip_network(network)
+    for network in ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32", "fec0::/10")
+)
 
 
 async def resolve(host: str, port: int, allowed_networks: Sequence[str] = ()) -> list[str]:
@@ -37,9 +43,13 @@ def is_allowed(address: str, allowed_networks: Sequence[str] = ()) -> bool:
     ip = ipaddress.ip_address(address.partition("%")[0])
     if any(ip in ipaddress.ip_network(network) for network in allowed_networks):
         return True
-    return all(
-        one.is_global and not one.is_multicast and not one.is_reserved for one in _reached(ip)
-    )
+    return all(_is_public(one) for one in _reached(ip))
+
+
+def _is_public(ip: Address) -> bool:
+    if any(ip in network for network in NOT_PUBLIC):
+        return False
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
 
 def _reached(ip: Address) -> list[Address]:

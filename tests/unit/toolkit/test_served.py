@@ -9,8 +9,10 @@ from collections.abc import Iterator
 import httpx
 import pytest
 import uvicorn
+from fastapi import WebSocket
 from PIL import Image as PILImage
 from pydantic import BaseModel
+from websockets.sync.client import connect
 
 from polyrank import App, compat, endpoint
 from polyrank.app.server import build
@@ -43,6 +45,12 @@ class Files(App):
     @endpoint("/size")
     def size(self, request: Picture) -> int:
         return len(request.image.as_bytes())
+
+    @endpoint("/socket", is_websocket=True)
+    async def socket(self, websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.send_text(File.from_bytes(LARGE).url)
+        await websocket.close()
 
     @endpoint("/unzip")
     def unzip(self, request: dict[str, CompressedFile]) -> list[str]:
@@ -86,6 +94,13 @@ def test_a_large_file_is_served_by_the_app(address: str) -> None:
 def test_a_large_file_can_be_sent_back_as_an_input(address: str) -> None:
     url = httpx.post(f"{address}/large", json={}).json()["url"]
     assert httpx.post(f"{address}/size", json={"image": url}).json() == len(LARGE)
+
+
+def test_a_large_file_made_over_a_websocket_is_served_too(address: str) -> None:
+    with connect(address.replace("http", "ws") + "/socket") as websocket:
+        url = str(websocket.recv())
+    assert url.startswith(f"{address}/files/")
+    assert httpx.get(url).content == LARGE
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "a/b?c#d.png", "ä 猫\n\"'.png", "..", ""])

@@ -2,7 +2,12 @@
 
 import asyncio
 import gzip
+import shutil
 import socket
+import ssl
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -65,6 +70,9 @@ def test_a_policy_holds_inside_its_block(site: Any) -> None:
         "100.64.0.1",
         "224.0.0.1",
         "255.255.255.255",
+        "192.0.0.192",
+        "168.63.129.16",
+        "[fec0::1]",
     ],
 )
 def test_addresses_that_are_not_public_are_refused_however_written(site: Any, host: str) -> None:
@@ -122,6 +130,47 @@ def test_the_connection_goes_to_the_checked_address_and_names_the_host(site: Any
     opened = asyncio.run(urls._get_at("127.0.0.1", url, allowed()))
     assert isinstance(opened, urls.Opened)
     assert site.asked == [(f"no.such.host.invalid:{site.port}", "/a")]
+
+
+def served_over_tls(site: Any, folder: Path, name: str) -> tuple[str, Path]:
+    """Puts the site behind TLS with a certificate of its own for ``name``."""
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=test".split()
+    command += ["-addext", f"subjectAltName=DNS:{name}", "-keyout", key, "-out", certificate]
+    subprocess.run(command, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    site.server.socket = context.wrap_socket(site.server.socket, server_side=True)
+    return f"https://localhost:{site.port}", certificate
+
+
+@pytest.fixture
+def fresh_certificates() -> Iterator[None]:
+    urls._certificates.cache_clear()
+    yield
+    urls._certificates.cache_clear()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes certificates with openssl")
+@pytest.mark.parametrize(("name", "trusted"), [("localhost", True), ("other.example", False)])
+def test_certificates_are_checked_against_the_name_and_not_the_address(
+    site: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fresh_certificates: None,
+    name: str,
+    trusted: bool,
+) -> None:
+    url, certificate = served_over_tls(site, tmp_path, name)
+    site.page("/a", b"data")
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    policy = URLPolicy(allowed_networks=(*LOOPBACK, "::1/128"))
+    if trusted:
+        assert open_url(f"{url}/a", policy).data == b"data"
+    else:
+        with pytest.raises(UnreadableURL, match="certificate"):
+            open_url(f"{url}/a", policy)
+        assert site.asked == []
 
 
 def test_a_name_without_an_address_is_said_so() -> None:
