@@ -128,6 +128,17 @@ def test_a_picture_is_read_upright(orientation: int) -> None:
     assert upright.getexif().get(0x0112, 1) == 1
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_exif_data_is_not_passed_on(format: str) -> None:
+    exif = PILImage.Exif()
+    exif[0x0112], exif[0x010F] = 6, "maker of the camera"
+    buffer = BytesIO()
+    picture().save(buffer, "jpeg", exif=exif)
+    made = Image.from_pil(PILImage.open(buffer), format)
+    assert b"camera" not in made.as_bytes()
+    assert made.to_pil().size == (6, 4)
+
+
 def test_bytes_tell_their_format_and_size(tmp_path: Path) -> None:
     buffer = BytesIO()
     picture().save(buffer, "webp")

@@ -1,10 +1,13 @@
 """Files of an app: pictures in and out over HTTP, large ones served by the app itself."""
 
+import re
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -190,3 +193,16 @@ def test_app_files_import_the_toolkit_by_the_names_of_the_reference_platform() -
 def test_every_alias_of_the_toolkit_is_tried_here() -> None:
     toolkit = {name for name in compat.ALIASES if name.startswith("fal.toolkit")}
     assert toolkit == {f"fal.toolkit{module}" for module in NAMES}
+
+
+def test_the_manual_has_every_alias_and_runs() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "toolkit.md").read_text()
+    rows = dict(re.findall(r"^\| `(fal\.[\w.]+)` \| `(polyrank[\w.]+)` \|$", text, re.MULTILINE))
+    assert rows == {name: to for name, to in compat.ALIASES.items() if "toolkit" in name}
+    first = re.search(r"```python\n(.*?)```", text, re.DOTALL)
+    assert first is not None
+    names: dict[str, Any] = {"__name__": "manual"}
+    exec(compile(first[1], "toolkit.md", "exec", dont_inherit=True), names)
+    sent = names["Input"](image=Image.from_pil(PILImage.new("RGB", (8, 8), "white")).url)
+    answer = names["Invert"]().invert(sent)
+    assert answer.image.to_pil().getpixel((0, 0)) == (0, 0, 0)
