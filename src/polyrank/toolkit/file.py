@@ -20,6 +20,7 @@ from polyrank.toolkit.fields import field_with, shown_as
 from polyrank.toolkit.store import FileStore, RepositoryId
 
 DEFAULT_TYPE = "application/octet-stream"
+# What may stand in a header, and so be a content type.
 _HEADER = re.compile(r"[\x20-\x7e]+")
 URL_SCHEMES = ("http://", "https://", "data:")
 

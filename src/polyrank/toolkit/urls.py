@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import ipaddress
 import ssl
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,10 @@ class URLPolicy:
     timeout_s: float = 60.0
     max_redirects: int = 5
     allowed_networks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for network in self.allowed_networks:
+            ipaddress.ip_network(network)  # a slip is found here, not in the middle of a request
 
 
 DEFAULT_POLICY = URLPolicy()
@@ -126,7 +131,7 @@ async def _get_at(address: str, url: httpx.URL, policy: URLPolicy) -> Opened | h
         client.stream(
             "GET",
             url.copy_with(host=address),
-            headers={"Host": url.netloc.decode("ascii")},
+            headers={"Host": url.netloc.decode("ascii"), "User-Agent": "polyrank"},
             extensions={"sni_hostname": url.raw_host.decode("ascii")},
         ) as response,
     ):

@@ -117,6 +117,31 @@ def test_every_redirect_is_checked_anew(site: Any, target: str) -> None:
         open_url(url, allowed())
 
 
+@pytest.mark.parametrize(
+    "target",
+    ["http://[", "http://", "//", "http://\xe9\xff/", "http://a:99999/", "data:,x", "http://a b/"],
+)
+def test_a_redirect_to_nowhere_is_the_callers_mistake(site: Any, target: str) -> None:
+    url = site.page("/from", status=302, location=target)
+    with pytest.raises(InvalidInput):
+        open_url(url, allowed())
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"content_encoding": "gzip"}, {"content_length": "many"}, {"content_length": "99"}],
+)
+def test_a_broken_answer_is_the_callers_mistake(site: Any, headers: dict[str, str]) -> None:
+    url = site.page("/broken", b"words", connection="close", **headers)
+    with pytest.raises(UnreadableURL):
+        open_url(url, allowed(timeout_s=5))
+
+
+def test_a_network_that_is_none_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="does not appear to be"):
+        URLPolicy(allowed_networks=("my network",))
+
+
 def test_redirects_have_an_end(site: Any) -> None:
     url = site.page("/round", status=302, location="/round")
     with pytest.raises(UnreadableURL, match="more than 3 redirects"):
