@@ -22,12 +22,19 @@ ALIASES = {
     "fal.distributed.worker": "polyrank.distributed",
     "fal.exceptions": "polyrank.errors",
     "fal.toolkit": "polyrank.toolkit",
-    "fal.toolkit.audio": "polyrank.toolkit.media",
+    "fal.toolkit.audio": "polyrank.toolkit.audio",
+    "fal.toolkit.audio.audio": "polyrank.toolkit.audio",
+    "fal.toolkit.constraints": "polyrank.toolkit.constraints",
+    "fal.toolkit.exceptions": "polyrank.toolkit.exceptions",
     "fal.toolkit.file": "polyrank.toolkit.file",
-    "fal.toolkit.file.types": "polyrank.toolkit.file",
+    "fal.toolkit.file.file": "polyrank.toolkit.file",
+    "fal.toolkit.file.types": "polyrank.toolkit.store",
     "fal.toolkit.image": "polyrank.toolkit.image",
     "fal.toolkit.image.image": "polyrank.toolkit.image",
-    "fal.toolkit.video": "polyrank.toolkit.media",
+    "fal.toolkit.pydantic": "polyrank.toolkit.basemodel",
+    "fal.toolkit.types": "polyrank.toolkit.types",
+    "fal.toolkit.video": "polyrank.toolkit.video",
+    "fal.toolkit.video.video": "polyrank.toolkit.video",
 }
 
 
@@ -77,7 +84,10 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def exec_module(self, module: ModuleType) -> None:
         # The import system takes what stands in sys.modules when this returns.
         name = module.__name__
-        sys.modules[name] = importlib.import_module(ALIASES[name])
+        target = importlib.import_module(ALIASES[name])
+        if not hasattr(target, "__path__") and any(a.startswith(f"{name}.") for a in ALIASES):
+            target.__path__ = []  # it is asked for before a name below is looked for here
+        sys.modules[name] = target
 
 
 _FINDER = _Finder()

@@ -19,7 +19,7 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,6 +28,9 @@ from polyrank import logs
 from polyrank.app import context
 from polyrank.app.app import App
 from polyrank.errors import FieldException, PolyrankError
+from polyrank.toolkit import store
+from polyrank.toolkit.folder import ROUTE as FILES_ROUTE
+from polyrank.toolkit.folder import Folder, FolderStore
 
 log = logging.getLogger("polyrank.app")
 
@@ -35,18 +38,25 @@ KEEP_ALIVE_S = 300
 OUT_OF_MEMORY = "OutOfMemoryError"
 # Messages of a request body that may wait for the endpoint.
 READ_AHEAD = 4
+# What a browser may show; other kept files are for saving, so that none can run as a page of ours.
+SHOWN_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif", "audio/", "video/")
 
 
 def build(app: App) -> FastAPI:
     """The ASGI application of ``app``; its lifespan runs ``setup`` and ``teardown``."""
 
+    files = Folder()
+
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await _maybe_await(app.setup)
         try:
-            yield
+            await _maybe_await(app.setup)
+            try:
+                yield
+            finally:
+                await _maybe_await(app.teardown)
         finally:
-            await _maybe_await(app.teardown)
+            files.close()
 
     api = FastAPI(title=app.name(), lifespan=lifespan)
     api.router.route_class = _Route
@@ -64,9 +74,10 @@ def build(app: App) -> FastAPI:
 
     if not any(endpoint.path == "/health" for endpoint in app.endpoints.values()):
         api.add_api_route("/health", health, methods=["GET"], include_in_schema=False)
+    api.add_route(FILES_ROUTE + "/{token}/{name}", _files_route(files), include_in_schema=False)
     api.add_exception_handler(HTTPException, _on_http_exception)
     api.add_exception_handler(RequestValidationError, _on_validation_error)
-    api.add_middleware(RequestScope, app=app)
+    api.add_middleware(RequestScope, app=app, files=files)
     api.add_middleware(
         CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"]
     )
@@ -113,12 +124,19 @@ class AppServer(uvicorn.Server):
 class RequestScope:
     """ASGI wrapper: request id, context, hints, and cancellation when the caller hangs up."""
 
-    def __init__(self, inner: ASGIApp, app: App) -> None:
+    def __init__(self, inner: ASGIApp, app: App, files: Folder) -> None:
         self._inner = inner
         self._app = app
+        self._files = files
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one connection."""
+        if scope["type"] == "lifespan":
+            return await self._inner(scope, receive, send)
+        with store.use_store(FolderStore(self._files, _base_url(scope))):
+            await self._handle(scope, receive, send)
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._inner(scope, receive, send)
         headers = {
@@ -153,6 +171,35 @@ class RequestScope:
             hints = ",".join(self._app.provide_hints())
             extra.append((b"x-fal-runner-hints", hints.encode("latin-1", "replace")))
         return extra
+
+
+def _base_url(scope: Scope) -> str:
+    """The address under which the caller reached us, and so can fetch files from."""
+    scheme = {"ws": "http", "wss": "https"}.get(scope["scheme"], scope["scheme"])
+    hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+    host, port = scope.get("server") or ("localhost", None)
+    own = f"[{host}]" if ":" in host else host
+    netloc = hosts[0] if hosts else f"{own}:{port}" if port else own
+    return f"{scheme}://{netloc}{scope.get('root_path', '')}"
+
+
+def _files_route(files: Folder) -> Callable[[Request], Response]:
+    """The route that serves what endpoints kept in ``files``."""
+
+    def serve_file(request: Request) -> Response:
+        kept = files.get(request.path_params["token"])
+        if kept is None or not kept.path.exists():
+            raise HTTPException(404, "no such file; an app keeps its files until it ends")
+        shown = kept.content_type.lower().startswith(SHOWN_TYPES)
+        return FileResponse(
+            kept.path,
+            media_type=kept.content_type,
+            filename=kept.file_name,
+            content_disposition_type="inline" if shown else "attachment",
+            headers={"x-content-type-options": "nosniff"},
+        )
+
+    return serve_file
 
 
 class _Connection:
