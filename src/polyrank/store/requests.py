@@ -73,7 +73,6 @@ class Submitted:
     """An accepted request. ``created`` is False if its idempotency key had been seen before."""
 
     id: str
-    position: int
     created: bool
 
 
@@ -119,7 +118,7 @@ class Requests:
         self._database = database
         self._clock = clock
         dialect = postgresql if database.dialect == "postgresql" else sqlite
-        self._insert = dialect.insert(requests)
+        self._insert = dialect.insert(requests).on_conflict_do_nothing()
 
     async def submit(self, new: NewRequest, *, max_queued: int | None = None) -> Submitted:
         """Keeps a request; once this returns, nothing but its end or its expiry removes it.
@@ -232,12 +231,12 @@ class Requests:
             "cancel_requested": False,
             "submitted_at": now,
         }
-        inserted = connection.execute(self._insert.values(values).on_conflict_do_nothing())
+        inserted = connection.execute(self._insert, values)
         if inserted.rowcount == 0:  # another server was quicker with this key
             known = _known(connection, new)
             assert known is not None
             return known
-        return Submitted(id, _position(connection, id) or 0, created=True)
+        return Submitted(id, created=True)
 
     def _lease(
         self, connection: Connection, app: str, owner: str, limit: int, lease_s: float
@@ -397,55 +396,53 @@ NOT_STARTED = Answer(
 LOST = Answer(503, error="whoever ran the request is gone", error_type="runner_disconnected")
 
 
+# Statements are built once: building one costs SQLAlchemy more than SQLite takes to run it.
+_waiting = (requests.c.app == sa.bindparam("app")) & QUEUED
+_place = (requests.c.priority, requests.c.turn, requests.c.seq)
+_KNOWN = sa.select(requests.c.id, requests.c.fingerprint).where(
+    requests.c.caller == sa.bindparam("caller"),
+    requests.c.idempotency_key == sa.bindparam("key"),
+)
+_COUNT_QUEUED = sa.select(sa.func.count()).select_from(requests).where(_waiting)
+_LAST_TURN_OF_CALLER = sa.select(sa.func.max(requests.c.turn)).where(
+    _waiting, requests.c.caller == sa.bindparam("caller")
+)
+_FIRST_TURN = sa.select(requests.c.turn).where(_waiting).order_by(*_place).limit(1)
+_PLACE = sa.select(requests.c.app, *_place).where(requests.c.id == sa.bindparam("id"), QUEUED)
+_COUNT_AHEAD = _COUNT_QUEUED.where(
+    sa.tuple_(*_place)
+    < sa.tuple_(sa.bindparam("priority"), sa.bindparam("turn"), sa.bindparam("seq"))
+)
+
+
 def _is_attempt(id: str, attempt: int) -> sa.ColumnElement[bool]:
     return sa.and_(requests.c.id == id, requests.c.attempt == attempt, RUNNING)
 
 
 def _known(connection: Connection, new: NewRequest) -> Submitted | None:
     """The request that came with the same idempotency key, if one did."""
-    query = sa.select(requests.c.id, requests.c.fingerprint).where(
-        requests.c.caller == new.caller, requests.c.idempotency_key == new.idempotency_key
-    )
-    row = connection.execute(query).first()
+    parameters = {"caller": new.caller, "key": new.idempotency_key}
+    row = connection.execute(_KNOWN, parameters).first()
     if row is None:
         return None
     if row.fingerprint != new.fingerprint:
         raise IdempotencyConflict(
             f"Idempotency-Key {new.idempotency_key!r} came with another request before"
         )
-    return Submitted(row.id, _position(connection, row.id) or 0, created=False)
+    return Submitted(row.id, created=False)
 
 
 def _next_turn(connection: Connection, app: str, caller: str) -> int:
-    waiting = (requests.c.app == app) & QUEUED
-    own = sa.select(sa.func.max(requests.c.turn)).where(waiting, requests.c.caller == caller)
-    if (last := connection.scalar(own)) is not None:
+    last = connection.scalar(_LAST_TURN_OF_CALLER, {"app": app, "caller": caller})
+    if last is not None:
         return int(last) + 1
-    first = connection.scalar(
-        sa.select(requests.c.turn)
-        .where(waiting)
-        .order_by(requests.c.priority, requests.c.turn, requests.c.seq)
-        .limit(1)
-    )
-    return int(first or 0)
+    return int(connection.scalar(_FIRST_TURN, {"app": app}) or 0)
 
 
 def _position(connection: Connection, id: str) -> int | None:
-    row = connection.execute(
-        sa.select(requests.c.app, requests.c.priority, requests.c.turn, requests.c.seq).where(
-            requests.c.id == id, QUEUED
-        )
-    ).first()
-    if row is None:
-        return None
-    ahead = sa.tuple_(requests.c.priority, requests.c.turn, requests.c.seq) < sa.tuple_(
-        row.priority, row.turn, row.seq
-    )
-    waiting = (requests.c.app == row.app) & QUEUED
-    count = sa.select(sa.func.count()).select_from(requests).where(waiting, ahead)
-    return int(connection.scalar(count) or 0)
+    row = connection.execute(_PLACE, {"id": id}).mappings().first()
+    return None if row is None else int(connection.scalar(_COUNT_AHEAD, dict(row)) or 0)
 
 
 def _count_queued(connection: Connection, app: str) -> int:
-    query = sa.select(sa.func.count()).select_from(requests).where(requests.c.app == app, QUEUED)
-    return int(connection.scalar(query) or 0)
+    return int(connection.scalar(_COUNT_QUEUED, {"app": app}) or 0)
