@@ -33,7 +33,13 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The address of an empty database."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'polyrank.db'}"
-    server = sa.make_url(request.getfixturevalue("postgres")).set(drivername="postgresql+psycopg")
+    return str(request.getfixturevalue("postgres_url"))
+
+
+@pytest.fixture
+def postgres_url(postgres: str) -> str:
+    """The address of an empty Postgres database."""
+    server = sa.make_url(postgres).set(drivername="postgresql+psycopg")
     name = f"test_{next(NAMES)}"
     engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
@@ -43,11 +49,11 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def open_database(url: str) -> Iterator[Callable[[], Database]]:
-    """Opens the database, as often as wanted: each is a server of its own."""
+def open_database() -> Iterator[Callable[[str], Database]]:
+    """Opens databases; each is one server's."""
     opened: list[Database] = []
 
-    def open_one() -> Database:
+    def open_one(url: str) -> Database:
         opened.append(Database(url))
         upgrade(opened[-1])
         return opened[-1]
@@ -73,5 +79,10 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def requests(open_database: Callable[[], Database], clock: Clock) -> Requests:
-    return Requests(open_database(), clock)
+def database(open_database: Callable[[str], Database], url: str) -> Database:
+    return open_database(url)
+
+
+@pytest.fixture
+def requests(database: Database, clock: Clock) -> Requests:
+    return Requests(database, clock)

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 
 import pytest
 import sqlalchemy as sa
@@ -43,16 +42,16 @@ asyncio.run(main())
 """
 
 
-def test_the_migrations_make_the_tables(open_database: Callable[[], Database]) -> None:
-    with open_database().engine.connect() as connection:
+def test_the_migrations_make_the_tables(database: Database) -> None:
+    with database.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
 
-def test_servers_that_start_together_migrate_once(url: str) -> None:
+def test_servers_that_start_together_migrate_once(postgres_url: str) -> None:
     failures: list[Exception] = []
 
     def start() -> None:
-        database = Database(url)
+        database = Database(postgres_url)
         try:
             upgrade(database)
         except Exception as error:
@@ -69,9 +68,8 @@ def test_servers_that_start_together_migrate_once(url: str) -> None:
 
 
 async def test_a_write_that_fails_undoes_itself_and_not_its_neighbours(
-    open_database: Callable[[], Database],
+    database: Database,
 ) -> None:
-    database = open_database()
     requests_of = Requests(database)
 
     def half_done(connection: Connection) -> None:
@@ -116,11 +114,17 @@ def test_what_was_accepted_survives_a_kill(url: str) -> None:
     assert set(accepted) <= kept
 
 
-def test_a_database_that_is_not_there_is_a_clear_error(tmp_path) -> None:
+def test_a_database_that_cannot_be_used_is_a_clear_error(tmp_path) -> None:
     with pytest.raises(StoreUnavailable, match="neither SQLite nor Postgres"):
         Database("mysql://localhost/polyrank")
     with pytest.raises(StoreUnavailable, match="needs a file"):
         Database("sqlite://")
+    file = tmp_path / "polyrank.db"
+    first = Database(f"sqlite:///{file}")
+    with pytest.raises(StoreUnavailable, match=f"another server uses {file}"):
+        Database(f"sqlite:///{file}")
+    first.close()
+    Database(f"sqlite:///{file}").close()
     database = Database("postgresql://nobody@127.0.0.1:1/nothing")
     with pytest.raises(StoreUnavailable, match="the database failed"):
         database.submit(lambda connection: None).result(30)
@@ -130,9 +134,8 @@ def test_a_database_that_is_not_there_is_a_clear_error(tmp_path) -> None:
 
 
 def test_what_the_dispatcher_asks_never_reads_the_requests_that_are_done(
-    open_database: Callable[[], Database],
+    database: Database,
 ) -> None:
-    database = open_database()
     statements: list[tuple[str, object]] = []
     everything = Requests(database)
 

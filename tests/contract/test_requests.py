@@ -231,9 +231,9 @@ async def test_requests_are_listed_newest_first(requests: Requests, clock: Any) 
 
 
 async def test_two_servers_share_the_work_and_nothing_is_given_twice(
-    open_database: Callable[[], Database], clock: Any
+    open_database: Callable[[str], Database], postgres_url: str, clock: Any
 ) -> None:
-    servers = [Requests(open_database(), clock) for _ in range(2)]
+    servers = [Requests(open_database(postgres_url), clock) for _ in range(2)]
     ids = {
         submitted.id
         for submitted in await asyncio.gather(*(servers[n % 2].submit(HELLO) for n in range(200)))

@@ -8,6 +8,8 @@ takes thousands of durable writes a second. SQLite has one writer, because it al
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
 import queue
 import threading
 from collections.abc import Callable
@@ -55,6 +57,7 @@ class Database:
             )
         if self.dialect == "postgresql":
             self.url = self.url.set(drivername="postgresql+psycopg")
+        self._lock_file = self._take_file() if self.dialect == "sqlite" else None
         self.engine = self._engine()
         self._writes: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._closed = False
@@ -97,15 +100,33 @@ class Database:
             writer.join()
         self._readers.shutdown()
         self.engine.dispose()
+        if self._lock_file is not None:
+            os.close(self._lock_file)
+
+    def _take_file(self) -> int:
+        """Makes this process the only one that writes to an SQLite file."""
+        if self.url.database is None or self.url.database == ":memory:":
+            raise StoreUnavailable("SQLite needs a file: what is in memory survives nothing")
+        path = Path(self.url.database)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock_file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreUnavailable(f"{path} cannot be used: {error}") from error
+        try:
+            fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock_file)
+            raise StoreUnavailable(
+                f"another server uses {path}; several servers share a Postgres database"
+            ) from None
+        return lock_file
 
     def _engine(self) -> Engine:
         if self.dialect == "postgresql":
             return sqlalchemy.create_engine(
                 self.url, pool_size=WRITERS["postgresql"] + READERS, pool_pre_ping=True
             )
-        if self.url.database is None or self.url.database == ":memory:":
-            raise StoreUnavailable("SQLite needs a file: what is in memory survives nothing")
-        Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
         engine = sqlalchemy.create_engine(
             self.url,
             pool_size=1 + READERS,
