@@ -10,6 +10,7 @@ PolyrankError                      500 internal_error
 ├── QueueFull                      429 queue_full          as many wait as may wait
 ├── IdempotencyConflict            422 idempotency_conflict    one key, two different requests
 ├── StoreUnavailable               503 store_unavailable   the database cannot be used
+├── ReplicaUnreachable             503 runner_connection_error    no answer from an app
 └── RunnerError                    500 runner_error
     ├── WorkerError                500 runner_server_error    an exception in a rank
     ├── SetupFailed                503 runner_setup_failed    a group did not come up
@@ -122,6 +123,13 @@ class StoreUnavailable(PolyrankError):
 
     status = 503
     code = "store_unavailable"
+
+
+class ReplicaUnreachable(PolyrankError):
+    """A replica did not answer, or its answer broke off."""
+
+    status = 503
+    code = "runner_connection_error"
 
 
 class RunnerError(PolyrankError):

@@ -116,6 +116,17 @@ async def test_one_idempotency_key_is_one_request(requests: Requests) -> None:
     assert foreign.id != first.id
 
 
+async def test_one_idempotency_key_on_two_servers_is_one_request(
+    open_database: Callable[[str], Database], postgres_url: str
+) -> None:
+    servers = [Requests(open_database(postgres_url)) for _ in range(2)]
+    for number in range(100):
+        new = replace(HELLO, idempotency_key=str(number))
+        both = await asyncio.gather(*(server.submit(new) for server in servers for _ in range(4)))
+        assert len({one.id for one in both}) == 1
+        assert sum(one.created for one in both) == 1
+
+
 async def test_an_answer_of_an_attempt_that_was_given_up_is_dropped(
     requests: Requests, clock: Any
 ) -> None:

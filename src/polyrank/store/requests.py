@@ -118,7 +118,7 @@ class Requests:
         self._database = database
         self._clock = clock
         dialect = postgresql if database.dialect == "postgresql" else sqlite
-        self._insert = dialect.insert(requests).on_conflict_do_nothing()
+        self._insert = dialect.insert(requests).on_conflict_do_nothing().returning(requests.c.id)
 
     async def submit(self, new: NewRequest, *, max_queued: int | None = None) -> Submitted:
         """Keeps a request; once this returns, nothing but its end or its expiry removes it.
@@ -157,6 +157,13 @@ class Requests:
         """Ends or requeues what is past its time: waiting ones past their start deadline, running
         ones past their lease. The ids of all of them."""
         return await self._database.write(self._expire)
+
+    async def recover(self) -> list[str]:
+        """Queues again what ran when the server died. Only where no other server can be running
+        it: on Postgres others may, and their leases run out by themselves."""
+        if self._database.dialect == "postgresql":
+            return []
+        return await self._database.write(lambda c: self._put_back(c, RUNNING, 0, LOST))
 
     async def sweep(self) -> int:
         """Deletes some of the answers whose time to live is over; how many."""
@@ -231,8 +238,7 @@ class Requests:
             "cancel_requested": False,
             "submitted_at": now,
         }
-        inserted = connection.execute(self._insert, values)
-        if inserted.rowcount == 0:  # another server was quicker with this key
+        if connection.scalar(self._insert, values) is None:  # another was quicker with this key
             known = _known(connection, new)
             assert known is not None
             return known
