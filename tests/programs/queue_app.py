@@ -32,6 +32,11 @@ class QueueApp(polyrank.App):
     async def double(self, request: Number) -> dict[str, Any]:
         return {"double": 2 * request.number}
 
+    @polyrank.endpoint("/slow")
+    async def double_slowly(self, request: Number) -> dict[str, Any]:
+        await asyncio.sleep(0.05)
+        return {"double": 2 * request.number}
+
     @polyrank.endpoint("/work")
     async def work(self, request: Work) -> dict[str, Any]:
         begun = time.monotonic()

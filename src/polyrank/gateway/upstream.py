@@ -45,13 +45,26 @@ class UpstreamAnswer:
 
 
 class Replica:
-    """One running app behind HTTP. ``slots`` counts the requests that it still takes."""
+    """One running app behind HTTP. ``slots`` counts the requests that it still takes.
 
-    def __init__(self, app: str, address: str, *, slots: int = 1) -> None:
+    It has an address from ``is_at`` to ``is_gone``; calls in between wait for the next one.
+    """
+
+    def __init__(self, app: str, *, slots: int = 1) -> None:
         self.app = app
-        self.address = address
         self.slots = asyncio.Semaphore(slots)
+        self._address = ""
+        self._ready = asyncio.Event()
         self._session: aiohttp.ClientSession | None = None
+
+    def is_at(self, address: str) -> None:
+        """The replica answers at ``address`` from now on."""
+        self._address = address
+        self._ready.set()
+
+    def is_gone(self) -> None:
+        """The replica has ended."""
+        self._ready.clear()
 
     async def open(self) -> None:
         """Opens the pool of connections; needs the event loop."""
@@ -75,10 +88,11 @@ class Replica:
         """Sends a request. Leaving the block early closes the connection, which the replica takes
         for a hang-up: it stops the work. Raises ReplicaUnreachable if there is no answer."""
         assert self._session is not None, "open() comes first"
+        await self._ready.wait()
         try:
             response = await self._session.request(
                 method,
-                self.address + path,
+                self._address + path,
                 headers=forwarded(headers),
                 data=body,
                 allow_redirects=False,

@@ -11,15 +11,13 @@ from pathlib import Path
 import pytest
 from polyrank_program import ROOT
 
-from polyrank.app.projects import AppRef
-from polyrank.cli.replica import ReplicaArguments, ReplicaProcess
-
 APP = ROOT / "tests" / "programs" / "queue_app.py"
 
 SERVE = """
-import asyncio, sys, uvicorn
+import asyncio, contextlib, sys, uvicorn
 from polyrank.gateway.server import Server, build
 from polyrank.gateway.upstream import Replica
+from polyrank.scaler.local import LocalReplica, ReplicaArguments
 
 class Announcing(uvicorn.Server):
     async def startup(self, sockets=None):
@@ -27,31 +25,34 @@ class Announcing(uvicorn.Server):
         print("serving on", self.servers[0].sockets[0].getsockname()[1], flush=True)
 
 async def main():
-    database, address, slots = sys.argv[1:]
-    replica = Replica("local/queue-app", address, slots=int(slots))
+    database, app, slots = sys.argv[1:]
+    replica = Replica("local/queue-app", slots=int(slots))
     server = Server(database, {"local/queue-app": replica})
-    config = uvicorn.Config(build(server), port=0, log_level="warning")
-    await Announcing(config).serve()
+
+    async def on_ready(announcement):
+        replica.is_at(f"http://127.0.0.1:{announcement['port']}")
+        print("replica", kept.pid, flush=True)
+
+    async def on_gone(reason):
+        replica.is_gone()
+
+    kept = LocalReplica(ReplicaArguments(app), on_ready, on_gone)
+    keeping = asyncio.create_task(kept.keep())
+    try:
+        await Announcing(uvicorn.Config(build(server), port=0, log_level="warning")).serve()
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
 
 asyncio.run(main())
 """
 
 
-@pytest.fixture(scope="module")
-def replica() -> Iterator[str]:
-    """The address of a replica of tests/programs/queue_app.py."""
-    process = ReplicaProcess(ReplicaArguments(AppRef(APP, "QueueApp")))
-    announcement = process.wait_ready()
-    assert announcement is not None
-    yield f"http://127.0.0.1:{announcement['port']}"
-    process.end()
-
-
 class ServerProcess:
     """A server that can be killed and started again on the same database."""
 
-    def __init__(self, database: str, replica: str, slots: int = 4) -> None:
-        self._command = [sys.executable, "-c", SERVE, database, replica, str(slots)]
+    def __init__(self, database: str, app: str = f"{APP}::QueueApp", slots: int = 4) -> None:
+        self._command = [sys.executable, "-c", SERVE, database, app, str(slots)]
         self.start()
 
     def start(self) -> None:
@@ -72,7 +73,7 @@ class ServerProcess:
 
 
 @pytest.fixture
-def server(replica: str, tmp_path: Path) -> Iterator[ServerProcess]:
-    process = ServerProcess(f"sqlite:///{tmp_path / 'polyrank.db'}", replica)
+def server(tmp_path: Path) -> Iterator[ServerProcess]:
+    process = ServerProcess(f"sqlite:///{tmp_path / 'polyrank.db'}")
     yield process
     process.end()

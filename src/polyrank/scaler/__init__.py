@@ -1,0 +1,1 @@
+"""Which replicas run, and where."""
