@@ -9,15 +9,12 @@ import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 log = logging.getLogger("polyrank.scaler")
 
-# A replica that ends this soon after it was ready is crashing rather than being unlucky.
-STEADY_AFTER_S = 30.0
 FIRST_PAUSE_S = 0.5
 MAX_PAUSE_S = 60.0
 
@@ -51,7 +48,10 @@ class ReplicaArguments:
 
 
 class LocalReplica:
-    """Keeps one replica process running, with pauses that grow while it keeps crashing.
+    """Keeps one replica process running.
+
+    One that was ready is started again at once: what ended it, a request say, is dealt with by
+    whoever counts that request's attempts. While none gets ready, the pauses grow.
 
     ``on_ready`` is called with the announcement (app, host, port, routes) of each process that is
     up, ``on_gone`` when one has ended, with the reason.
@@ -77,12 +77,12 @@ class LocalReplica:
         """Runs one process after the other until cancelled."""
         pause_s = FIRST_PAUSE_S
         while True:
-            ready_at = await self._run_once()
-            steady = ready_at is not None and time.monotonic() - ready_at > STEADY_AFTER_S
-            pause_s = FIRST_PAUSE_S if steady else min(MAX_PAUSE_S, 2 * pause_s)
-            if ready_at is None or not steady and pause_s > 2 * FIRST_PAUSE_S:
-                log.warning("starting the replica again in %.1f s", pause_s)
-                await asyncio.sleep(pause_s)
+            if await self._run_once():
+                pause_s = FIRST_PAUSE_S
+                continue
+            log.warning("starting the replica again in %.1f s", pause_s)
+            await asyncio.sleep(pause_s)
+            pause_s = min(MAX_PAUSE_S, 2 * pause_s)
 
     async def end(self, grace_s: float) -> None:
         """Ends the process in order, or after ``grace_s`` at once."""
@@ -98,8 +98,8 @@ class LocalReplica:
                 process.kill()
             await process.wait()
 
-    async def _run_once(self) -> float | None:
-        """One process from start to end; when it was ready, None if it never was."""
+    async def _run_once(self) -> bool:
+        """One process from start to end; whether it was ever ready."""
         read_fd, write_fd = os.pipe()
         try:
             self._process = await asyncio.create_subprocess_exec(
@@ -109,10 +109,10 @@ class LocalReplica:
             )
         finally:
             os.close(write_fd)
-        ready_at = None
+        was_ready = False
         try:
             if (line := await _line_of(read_fd)) is not None:
-                ready_at = time.monotonic()
+                was_ready = True
                 await self._on_ready(json.loads(line))
             code = await self._process.wait()
         finally:
@@ -121,7 +121,7 @@ class LocalReplica:
                     self._process.kill()
             self._process = None
         await self._on_gone(_reason(code))
-        return ready_at
+        return was_ready
 
 
 async def _line_of(read_fd: int) -> bytes | None:

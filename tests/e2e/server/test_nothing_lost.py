@@ -25,6 +25,7 @@ class Caller:
     def __init__(self, server) -> None:
         self._server = server
         self._changed = threading.Condition()
+        self._results = 0
 
     def submit(self, number: int) -> str:
         def attempt(client: httpx.Client) -> str:
@@ -48,7 +49,16 @@ class Caller:
             answer.raise_for_status()
             return answer.json()
 
-        return self._insist(attempt)
+        answer = self._insist(attempt)
+        with self._changed:
+            self._results += 1
+            self._changed.notify_all()
+        return answer
+
+    def wait_for_a_result(self) -> None:
+        with self._changed:
+            before = self._results
+            assert self._changed.wait_for(lambda: self._results > before, 60)
 
     def server_is_back(self) -> None:
         with self._changed:
@@ -77,13 +87,11 @@ def test_every_accepted_request_ends_once_with_its_own_result(server, tmp_path: 
     caller = Caller(server)
     with ThreadPoolExecutor(16) as pool:
         submitted = [pool.submit(caller.submit, number) for number in range(REQUESTS)]
-        results = [
-            pool.submit(lambda future=future: caller.result(future.result()))
-            for future in submitted
-        ]
-        for kill in range(KILLS):
-            # A result between two kills: something must get done for the next one to hurt.
-            results[kill * REQUESTS // (2 * KILLS)].result(60)
+        ids = [future.result() for future in submitted]
+        results = [pool.submit(caller.result, id) for id in ids]
+        for _ in range(KILLS):
+            # Between two kills something must get done, or the next one would not hurt.
+            caller.wait_for_a_result()
             if chance.random() < 0.5:
                 server.process.kill()
                 server.end()
