@@ -46,7 +46,7 @@ class Announcer(AppServer):
             os.environ["FAL_RUNNER_STATE"] = "RUNNING"
             port = self.servers[0].sockets[0].getsockname()[1]
             announcement = {
-                "app": self._app.name(),
+                "app": self._app.app_name,
                 "host": self.config.host,
                 "port": port,
                 "routes": routes(self._app, self.config.app),
@@ -130,7 +130,7 @@ def _serve(args: argparse.Namespace) -> None:
     cls = projects.load(projects.AppRef(Path(file), class_name or None))
     for difference in requirements.differences(cls.options.requirements):
         log.warning("requirement not met here: %s", difference)
-    os.environ["FAL_APP_NAME"] = cls.name()
+    os.environ["FAL_APP_NAME"] = str(cls.app_name)
     app = cls()
     if args.ranks is not None:
         app.num_gpus = args.ranks
@@ -149,11 +149,11 @@ def _serve(args: argparse.Namespace) -> None:
         with contextlib.suppress(KeyboardInterrupt):
             server.run()
     except SystemExit as ended:  # uvicorn's way of saying that it could not start
-        raise AppError(f"{cls.name()} could not be started") from ended
+        raise AppError(f"{cls.app_name} could not be started") from ended
     finally:
         os.environ["FAL_RUNNER_STATE"] = "TERMINATING"
     if not server.started:
-        raise AppError(f"{cls.name()} did not start; the reason stands above")
+        raise AppError(f"{cls.app_name} did not start; the reason stands above")
 
 
 def _die_with(parent: int) -> None:

@@ -58,7 +58,7 @@ def build(app: App) -> FastAPI:
         finally:
             files.close()
 
-    api = FastAPI(title=app.name(), lifespan=lifespan)
+    api = FastAPI(title=app.app_name or "app", lifespan=lifespan)
     api.router.route_class = _Route
     for method, endpoint in app.endpoints.items():
         handler = getattr(app, method)
@@ -272,7 +272,7 @@ async def _begun(chunks: Any) -> AsyncIterator[Any]:
 def describe_error(error: Exception) -> tuple[int, dict[str, Any]]:
     """HTTP status and JSON body of an exception: a reason, never a stack trace."""
     if isinstance(error, FieldException):
-        return error.status, {"detail": error.problems(), "error_type": error.code}
+        return error.status, {**error.to_pydantic_format(), "error_type": error.code}
     if _is_out_of_memory(error):
         return 503, {"detail": str(error), "error_type": "runner_out_of_memory"}
     if isinstance(error, PolyrankError):

@@ -13,7 +13,7 @@ def test_options_come_from_attributes_and_keywords() -> None:
 
     assert Painter.options.keep_alive == 300
     assert Painter.options.machine_type == "GPU-H100"
-    assert Painter.name() == "brush"
+    assert Painter.app_name == "brush"
     assert Painter().num_gpus == 2
 
 
@@ -33,7 +33,7 @@ def test_a_name_is_made_from_the_class() -> None:
     class MySDXLApp(App):
         pass
 
-    assert MySDXLApp.name() == "my-sdxl-app"
+    assert MySDXLApp.app_name == "my-sdxl-app"
 
 
 def test_an_unknown_keyword_is_refused_with_a_suggestion() -> None:

@@ -165,7 +165,7 @@ async def test_bad_input_names_the_field() -> None:
     assert answer.status_code == own.status_code == 422
     assert answer.json()["detail"][0]["loc"] == ["body", "number"]
     assert own.json()["detail"] == [
-        {"loc": ["body", "size", "width"], "msg": "too wide", "type": "value_error"}
+        {"loc": ["body", "size.width"], "msg": "too wide", "type": "value_error"}
     ]
 
 
