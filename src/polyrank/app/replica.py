@@ -23,6 +23,7 @@ import uvicorn
 from polyrank import logs
 from polyrank.app import projects, requirements
 from polyrank.app.app import App
+from polyrank.app.sample import Call, call_of
 from polyrank.app.server import KEEP_ALIVE_S, AppServer, build
 from polyrank.errors import AppError, PolyrankError
 
@@ -57,48 +58,16 @@ class Announcer(AppServer):
 
 
 def routes(app: App, api: Any) -> list[dict[str, Any]]:
-    """Path, kind and an example body of every endpoint."""
-    schemas = api.openapi()
+    """Path, kind and a first call of every endpoint."""
+    schema = api.openapi()
     listed = []
     for method, endpoint in app.endpoints.items():
-        body = {}
+        call = Call(endpoint.path)
         if not endpoint.is_websocket:
-            operation = schemas["paths"][endpoint.path]["post"]
-            body = _example(operation.get("requestBody"), schemas)
-        listed.append(
-            {
-                "path": endpoint.path,
-                "websocket": endpoint.is_websocket,
-                "method": method,
-                "body": body,
-            }
-        )
+            operation = schema["paths"][endpoint.path]["post"]
+            call = call_of(endpoint.path, operation, schema.get("components", {}))
+        listed.append({"method": method, "websocket": endpoint.is_websocket, **vars(call)})
     return listed
-
-
-def _example(request_body: Any, schemas: dict[str, Any]) -> Any:
-    """A body with the required fields only: what a first curl needs."""
-    if request_body is None:
-        return {}
-    schema = request_body["content"]["application/json"]["schema"]
-    if "$ref" in schema:
-        schema = schemas["components"]["schemas"][schema["$ref"].rsplit("/", 1)[1]]
-    required = schema.get("required", [])
-    return {name: _sample(schema["properties"][name]) for name in required}
-
-
-def _sample(field: dict[str, Any]) -> Any:
-    if field.get("examples"):
-        return field["examples"][0]
-    samples = {
-        "string": "…",
-        "integer": 1,
-        "number": 1.0,
-        "boolean": True,
-        "array": [],
-        "object": {},
-    }
-    return samples.get(field.get("type", ""))
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from polyrank.app import projects
+from polyrank.app.sample import Call
 from polyrank.cli.replica import ReplicaArguments, ReplicaProcess
 from polyrank.errors import AppError
 
@@ -94,13 +94,8 @@ def show(announcement: dict[str, Any]) -> None:
         if route["websocket"]:
             console.print(f"  websocket {address}{route['path']}".replace("http", "ws", 1))
             continue
-        body = json.dumps(route["body"], ensure_ascii=False)
-        stream = "-N " if "stream" in route["path"] else ""
-        console.print(
-            f"  curl {stream}{address}{route['path']} -H 'content-type: application/json' "
-            f"-d '{body}'",
-            soft_wrap=True,
-            markup=False,
-        )
+        call = Call(route["path"], route["content_type"], route["body"])
+        line = call.curl(address, stream="stream" in route["path"])
+        console.print(f"  {line}", soft_wrap=True, markup=False)
     console.print(f"  schema {address}/openapi.json, documentation {address}/docs")
     console.print("Ctrl-C ends it; twice, at once.")
