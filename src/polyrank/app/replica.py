@@ -21,11 +21,13 @@ from typing import Any
 import uvicorn
 
 from polyrank import logs
-from polyrank.app import projects, requirements
+from polyrank.app import machine, projects, requirements
 from polyrank.app.app import App
 from polyrank.app.sample import Call, call_of
 from polyrank.app.server import KEEP_ALIVE_S, AppServer, build
+from polyrank.distributed import devices
 from polyrank.errors import AppError, PolyrankError
+from polyrank.settings import EngineSettings
 
 log = logging.getLogger("polyrank.app")
 
@@ -99,6 +101,9 @@ def _serve(args: argparse.Namespace) -> None:
     cls = projects.load(projects.AppRef(Path(file), class_name or None))
     for difference in requirements.differences(cls.options.requirements):
         log.warning("requirement not met here: %s", difference)
+    gpus = devices.visible_gpus()
+    if told := machine.notice(cls.options, args.ranks, EngineSettings().device, gpus):
+        log.warning("%s", told)
     os.environ["FAL_APP_NAME"] = str(cls.app_name)
     app = cls()
     if args.ranks is not None:
