@@ -22,7 +22,7 @@ class Retries(TypedDict):
     retries: Annotated[int, Field(ge=0)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class RetryConfig:
     """How often a request is tried again, by kind of failure: ``RetryConfig(timeout=1)``."""
 

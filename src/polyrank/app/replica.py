@@ -76,6 +76,8 @@ def main() -> None:
     """Serves the app that the arguments name."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("ref")
+    parser.add_argument("--module")
+    parser.add_argument("--options", type=json.loads, default={})
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--ranks", type=int)
@@ -98,7 +100,8 @@ def main() -> None:
 def _serve(args: argparse.Namespace) -> None:
     os.environ["FAL_RUNNER_STATE"] = "SETUP"
     file, _, class_name = args.ref.partition("::")
-    cls = projects.load(projects.AppRef(Path(file), class_name or None))
+    ref = projects.AppRef(Path(file), class_name or None, args.module, args.options)
+    cls = projects.load(ref)
     for difference in requirements.differences(cls.options.requirements):
         log.warning("requirement not met here: %s", difference)
     gpus = devices.visible_gpus()
