@@ -103,7 +103,7 @@ def read_options(
     for name, value in attributes.items():
         if name not in NAMES and not name.startswith("_") and not callable(value):
             _refuse_near_miss(class_name, name)
-    host = attributes.get("host_kwargs") or {}
+    host = keywords.get("host_kwargs") or attributes.get("host_kwargs") or {}
     if not isinstance(host, Mapping):
         raise AppError(f"options of {class_name}: host_kwargs is a dict, not {host!r}")
     for name in [*keywords, *host]:
