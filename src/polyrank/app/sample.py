@@ -32,6 +32,8 @@ FORMATS = {
     "uuid": "12345678-1234-4234-8234-123456789012",
 }
 TEXT = "hello"
+# What forms show as a file (``polyrank.toolkit.fields``).
+FILE_FIELDS = ("file", "image", "video", "audio")
 # A schema that contains itself is followed this far.
 DEEPEST = 12
 
@@ -81,24 +83,31 @@ class Sampler:
     def __init__(self, components: dict[str, Any]) -> None:
         self._components = components
 
-    def value(self, schema: Any, depth: int = 0) -> Any:
-        """An example if the schema has one, else its default, else what its limits allow."""
+    def value(self, schema: Any, depth: int = 0, name: str = "") -> Any:
+        """An example if the schema has one, else its default, else what its limits allow.
+
+        ``name`` is that of the property the value is for.
+        """
         if schema is True:
             return {}
         schema = self._resolved(schema)
         if schema.get("examples"):
             return _first(schema["examples"])
-        for name in ("example", "default", "const"):
-            if name in schema:
-                return schema[name]
+        for key in ("example", "default", "const"):
+            if key in schema:
+                return schema[key]
         if schema.get("enum"):
             return schema["enum"][0]
         if depth > DEEPEST:
             return None
-        for name in ("anyOf", "oneOf"):
-            if schema.get(name):
-                return self._one_of(schema, name, depth)
+        for key in ("anyOf", "oneOf"):
+            if schema.get(key):
+                return self._one_of(schema, key, depth)
         kind = schema.get("type")
+        if (shown := schema.get("ui", {}).get("field")) in FILE_FIELDS:
+            # A file is a model with a URL, or a field that is the URL itself.
+            url = PIXEL if shown == "image" or "image" in name else NOTE
+            return {"url": url} if kind == "object" else url
         if isinstance(kind, list):
             kind = next(each for each in [*kind, "null"] if each != "null" or len(kind) == 1)
         if kind is None:
@@ -134,9 +143,9 @@ class Sampler:
             schema = merged
         return schema
 
-    def _one_of(self, schema: dict[str, Any], name: str, depth: int) -> Any:
-        rest = {key: value for key, value in schema.items() if key != name}
-        choices = [self._resolved(choice) for choice in schema[name]]
+    def _one_of(self, schema: dict[str, Any], choice_of: str, depth: int) -> Any:
+        rest = {key: value for key, value in schema.items() if key != choice_of}
+        choices = [self._resolved(choice) for choice in schema[choice_of]]
         plain = [choice for choice in choices if choice.get("type") != "null"]
         # A data URI is a file at once; a URL would have to lead to one.
         plain.sort(key=lambda choice: choice.get("format") != "data-uri")
@@ -171,25 +180,13 @@ class Sampler:
     def _object(self, schema: dict[str, Any], depth: int) -> dict[str, Any]:
         properties = schema.get("properties", {})
         made = {
-            name: self._property(name, properties.get(name, True), depth)
+            name: self.value(properties.get(name, True), depth + 1, name)
             for name in schema.get("required", [])
         }
         more = schema.get("additionalProperties", True)
         while len(made) < schema.get("minProperties", 0):
             made[f"key{len(made) + 1}"] = self.value(more, depth + 1)
         return made
-
-    def _property(self, name: str, schema: Any, depth: int) -> Any:
-        resolved = self._resolved(schema) if isinstance(schema, dict) else {}
-        field = resolved.get("ui", {}).get("field")
-        if field is not None and not resolved.get("examples"):
-            value = PIXEL if field == "image" else NOTE
-            # A file is a model with a URL, or a field that is the URL itself.
-            if resolved.get("type") == "object":
-                return {"url": PIXEL if "image" in name else value}
-            if resolved.get("type") == "string":
-                return value
-        return self.value(schema, depth + 1)
 
 
 def _text(schema: dict[str, Any]) -> str:
