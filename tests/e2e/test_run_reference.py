@@ -173,20 +173,28 @@ class Stuck(App):
     def wait(self) -> None:
         print('at work', flush=True)
         threading.Event().wait()
+    @endpoint('/coroutine')
+    async def wait_here(self) -> None:
+        import asyncio
+        print('at work', flush=True)
+        await asyncio.Event().wait()
 """
 
 
-def test_a_plain_method_that_never_ends_does_not_hold_up_the_end(
-    start: Callable[..., Program], tmp_path: Path
+@pytest.mark.parametrize("path", ["/", "/coroutine"])
+def test_work_that_outlasts_the_grace_period_is_cut_off_with_a_reason(
+    start: Callable[..., Program], tmp_path: Path, path: str
 ) -> None:
     file = tmp_path / "stuck_app.py"
     file.write_text(STUCK.format(grace=1, setup="pass"))
     program = start(str(file))
-    with called(program.address()):
+    with called(program.address() + path) as call:
         program.wait_for("at work")
         assert program.end(signal.SIGTERM) == 0
+    assert call.answer is not None
+    assert (call.answer.status_code, call.answer.json()["detail"]) == (503, "the app is ending")
     assert "torn down" in program.output
-    assert "ending with work that did not end in time" in program.output
+    assert "Traceback" not in program.output
 
 
 def test_ctrl_c_twice_ends_a_plain_method_too(
@@ -218,16 +226,18 @@ class called:
     """Calls an address in a thread, whatever comes of it."""
 
     def __init__(self, address: str) -> None:
+        self.answer: httpx.Response | None = None
         self._thread = threading.Thread(target=self._call, args=(address,))
 
     def _call(self, address: str) -> None:
         try:
-            httpx.post(address, timeout=LIMIT_S)
+            self.answer = httpx.post(address, timeout=LIMIT_S)
         except httpx.HTTPError:
             pass
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> "called":
         self._thread.start()
+        return self
 
     def __exit__(self, *_: object) -> None:
         self._thread.join(LIMIT_S)

@@ -35,9 +35,9 @@ def notice(options: AppOptions, ranks: int | None, device: str, gpus: list[str])
     )
     if not gpus and device == "auto":
         return f"the app asks for {asked}; this machine has no GPU: ranks run on the CPU"
+    there = f"{len(gpus)} GPU{'s' if len(gpus) != 1 else ''}"
     raise NotEnoughDevices(
-        f"the app asks for {asked}, and {wanted} GPU(s) need to be there; "
-        f"this machine has {len(gpus)}"
+        f"the app asks for {asked}; this machine has {there}"
         + (f" ({', '.join(gpus)})" if gpus else "")
         + "; ask for fewer with --ranks, or run on the CPU with --device cpu",
         needed=wanted,

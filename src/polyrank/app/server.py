@@ -32,7 +32,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from polyrank import logs
 from polyrank.app import context
 from polyrank.app.app import App
-from polyrank.errors import AppError, FieldException, PolyrankError
+from polyrank.errors import AppError, FieldException, PolyrankError, RunnerStopped
 from polyrank.toolkit import store
 from polyrank.toolkit.folder import ROUTE as FILES_ROUTE
 from polyrank.toolkit.folder import Folder, FolderStore
@@ -199,8 +199,12 @@ class RequestScope:
             request.cancel()
             work.cancel()
 
+        is_answered = False
+
         async def send_with_id(message: Message) -> None:
+            nonlocal is_answered
             if message["type"] == "http.response.start":
+                is_answered = True
                 message["headers"] = [*message["headers"], *self._extra_headers(request_id)]
             elif not message.get("more_body"):
                 connection.close()  # the answer is whole: what follows is no hang-up
@@ -211,9 +215,14 @@ class RequestScope:
         try:
             await work
         except asyncio.CancelledError:
-            if not connection.gone.is_set():
-                raise
-            log.info("499 %s: the caller went away; the work was cancelled", scope["path"])
+            if connection.gone.is_set():
+                log.info("499 %s: the caller went away; the work was cancelled", scope["path"])
+            else:  # the server's grace period is over
+                request.cancel()
+                log.warning("%s was cut off: the app is ending", scope["path"])
+                if not is_answered:
+                    answer = error_response(RunnerStopped("the app is ending"))
+                    await answer(scope, receive, send_with_id)
         finally:
             work.cancel()
             connection.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from polyrank.app import projects
 from polyrank.app.sample import Call
@@ -31,7 +32,7 @@ def run(
     try:
         found = projects.find(ref, Path.cwd())
     except AppError as error:
-        console.print(f"[red]error:[/red] {error}")
+        console.print("[red]error:[/red]", escape(str(error)), soft_wrap=True)
         return 2
     arguments = ReplicaArguments(found, host, port, device, ranks, verbose)
     supervisor = Supervisor(arguments)
@@ -92,10 +93,11 @@ def show(announcement: dict[str, Any]) -> None:
     console.print(f"[bold]{announcement['app']}[/bold] is ready at [bold]{address}[/bold]")
     for route in announcement["routes"]:
         if route["websocket"]:
-            console.print(f"  websocket {address}{route['path']}".replace("http", "ws", 1))
+            line = f"  websocket {address}{route['path']}".replace("http", "ws", 1)
+            console.print(line, soft_wrap=True)
             continue
         call = Call(route["path"], route["content_type"], route["body"])
         line = call.curl(address, stream="stream" in route["path"])
         console.print(f"  {line}", soft_wrap=True, markup=False)
-    console.print(f"  schema {address}/openapi.json, documentation {address}/docs")
+    console.print(f"  schema {address}/openapi.json, documentation {address}/docs", soft_wrap=True)
     console.print("Ctrl-C ends it; twice, at once.")

@@ -43,9 +43,14 @@ def test_a_machine_without_gpus_runs_on_the_cpu_and_says_so(
 @pytest.mark.parametrize(
     ("ranks", "device", "gpus", "says"),
     [
-        (None, "auto", [H200, H200], "num_gpus=4.* this machine has 2 .NVIDIA H200, NVIDIA H200.;"),
-        (None, "cuda", [], "num_gpus=4.* this machine has 0;"),
-        (3, "cuda", [H200], "--ranks 3.* this machine has 1 .NVIDIA H200.;"),
+        (
+            None,
+            "auto",
+            [H200, H200],
+            "num_gpus=4; this machine has 2 GPUs .NVIDIA H200, NVIDIA H200.;",
+        ),
+        (None, "cuda", [], "num_gpus=4; this machine has 0 GPUs;"),
+        (3, "cuda", [H200], "--ranks 3; this machine has 1 GPU .NVIDIA H200.;"),
     ],
 )
 def test_too_few_gpus_are_an_error_that_names_what_is_there(
