@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -149,15 +150,22 @@ def test_a_refused_name_says_why_where_it_is_used(
     )
 
 
-def test_a_file_can_serve_itself() -> None:
-    code = (
-        "from polyrank import compat; compat.install()\n"
-        "import runpy, sys; sys.path.insert(0, 'tests/programs')\n"
-        "import fal, reference_app\n"
-        "serve = fal.wrap_app(reference_app.Painter, exposed_port=0)\n"
-        "assert callable(serve)\n"
+def test_a_file_serves_itself_through_wrap_app(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    file = tmp_path / "serving_app.py"
+    file.write_text(
+        "from polyrank import App, endpoint, wrap_app\n"
+        "class Serving(App):\n"
+        "    @endpoint('/')\n"
+        "    def ok(self) -> str: return 'ok'\n"
+        f"if __name__ == '__main__': wrap_app(Serving)(port={port})\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    process = subprocess.Popen([sys.executable, str(file)])
+    with httpx.Client(transport=httpx.HTTPTransport(retries=6)) as client:
+        assert client.post(f"http://127.0.0.1:{port}/").json() == "ok"
+    process.terminate()
+    assert process.wait(LIMIT_S) in (0, -signal.SIGTERM)
 
 
 STUCK = """

@@ -47,7 +47,7 @@ def test_a_machine_without_gpus_runs_on_the_cpu_and_says_so(
             None,
             "auto",
             [H200, H200],
-            "num_gpus=4; this machine has 2 GPUs .NVIDIA H200, NVIDIA H200.;",
+            "num_gpus=4; this machine has 2 GPUs .NVIDIA H200, NV",
         ),
         (None, "cuda", [], "num_gpus=4; this machine has 0 GPUs;"),
         (3, "cuda", [H200], "--ranks 3; this machine has 1 GPU .NVIDIA H200.;"),
