@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -216,6 +217,46 @@ def test_ctrl_c_twice_ends_a_plain_method_too(
         os.killpg(program.process.pid, signal.SIGINT)
         program.wait_for("Ctrl-C again ends them at once")
         program.end(signal.SIGINT)
+
+
+def test_an_open_websocket_does_not_hold_up_the_end(start: Callable[..., Program]) -> None:
+    program = start("tests/programs/reference_app.py", "--device", "cpu")
+    with connect(program.address().replace("http", "ws") + "/chat") as chat:
+        chat.send("hello")
+        assert chat.recv() == "HELLO"
+        assert program.end(signal.SIGTERM) == 0
+        with pytest.raises(ConnectionClosed) as closed:
+            chat.recv()
+    assert closed.value.rcvd is not None and closed.value.rcvd.code == 1012
+    assert "Traceback" not in program.output
+
+
+def test_an_app_that_cannot_be_made_says_why(start: Callable[..., Program], tmp_path: Path) -> None:
+    file = tmp_path / "needy_app.py"
+    file.write_text("import polyrank\nclass Needy(polyrank.App):\n    def __init__(self, a): ...\n")
+    program = start(str(file))
+    assert program.wait() == 1
+    assert re.search(r"Needy\(\) failed: TypeError: .* argument: 'a'", program.output)
+    assert "Traceback" not in program.output
+
+
+def test_an_address_of_ip_version_6_is_one_that_can_be_called(
+    start: Callable[..., Program],
+) -> None:
+    program = start("examples/hello.py", "--host", "::1")
+    assert httpx.post(program.address(), json={}).status_code == 200
+
+
+@pytest.mark.parametrize("command", ["--help", "run --help", "--version"])
+def test_help_is_quick_and_imports_no_torch(command: str) -> None:
+    run = [sys.executable, "-X", "importtime", "-m", "polyrank.cli.main", *command.split()]
+    assert "torch" not in subprocess.run(run, check=True, capture_output=True, text=True).stderr
+    took = []
+    for _ in range(5):
+        began = time.monotonic()
+        subprocess.run([run[0], *run[3:]], check=True, stdout=subprocess.DEVNULL)
+        took.append(time.monotonic() - began)
+    assert min(took) < 0.3, took
 
 
 def test_a_setup_that_never_ends_is_ended_in_time(

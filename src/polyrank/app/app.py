@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from polyrank.app import context
 from polyrank.app.endpoint import Endpoint, endpoints_of
 from polyrank.app.options import NAMES, AppOptions, read_options
+from polyrank.errors import AppError
 
 
 class App:
@@ -65,6 +66,9 @@ class App:
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__()
+        for name in ("options", "endpoints"):
+            if name in vars(cls):
+                raise AppError(f"{cls.__name__}.{name}: an App keeps its own under this name")
         if "name" in keywords:
             keywords["app_name"] = keywords.pop("name")
         cls.options = read_options(cls.__name__, _written(cls), keywords)
@@ -72,13 +76,6 @@ class App:
             setattr(cls, name, keywords[name])
         cls.app_name = cls.options.app_name or _kebab(cls.__name__)
         cls.endpoints = endpoints_of(cls)
-
-    @classmethod
-    def use(cls, options: AppOptions) -> None:
-        """Takes other options than those that the class was written with."""
-        cls.options = options
-        for name in options.model_fields_set:
-            setattr(cls, name, getattr(options, name))
 
     @property
     def current_request(self) -> context.RequestContext | None:

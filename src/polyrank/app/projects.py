@@ -64,9 +64,10 @@ def load(ref: AppRef) -> type[App]:
     """The app class that ``ref`` names. Raises AppError naming what is in the file."""
     module = modules.load_file(ref.file, ref.module)
     cls = _only_app(ref, vars(module), module.__name__)
-    if ref.options:
-        options = {name: getattr(cls.options, name) for name in cls.options.model_fields_set}
-        cls.use(checked(f"options of {cls.__name__}", AppOptions, options | dict(ref.options)))
+    options = {name: getattr(cls.options, name) for name in cls.options.model_fields_set}
+    cls.options = checked(f"options of {cls.__name__}", AppOptions, options | dict(ref.options))
+    for name in ref.options:
+        setattr(cls, name, getattr(cls.options, name))
     return cls
 
 

@@ -63,7 +63,7 @@ def routes(app: App, api: Any) -> list[dict[str, Any]]:
     """Path, kind and a first call of every endpoint."""
     schema = api.openapi()
     listed = []
-    for method, endpoint in app.endpoints.items():
+    for method, endpoint in type(app).endpoints.items():
         call = Call(endpoint.path)
         if not endpoint.is_websocket:
             operation = schema["paths"][endpoint.path]["post"]
@@ -108,7 +108,10 @@ def _serve(args: argparse.Namespace) -> None:
     if told := machine.notice(cls.options, args.ranks, EngineSettings().device, gpus):
         log.warning("%s", told)
     os.environ["FAL_APP_NAME"] = str(cls.app_name)
-    app = cls()
+    try:
+        app = cls()
+    except Exception as error:
+        raise AppError(f"{cls.__name__}() failed: {type(error).__name__}: {error}") from error
     if args.ranks is not None:
         app.num_gpus = args.ranks
     grace = cls.options.termination_grace_period_seconds or DEFAULT_GRACE_S

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from importlib import metadata
 
+from packaging.markers import Marker
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
@@ -50,8 +51,9 @@ def _requirement_lines(requirements: list[str] | list[list[str]]) -> Iterator[st
 
 
 def _difference(line: str) -> str | None:
-    if _URL.fullmatch(line.split(" ;")[0].strip()):
-        return _url_difference(line.split(" ;")[0].strip())
+    url, _, marker = (part.strip() for part in line.partition(" ;"))
+    if _URL.fullmatch(url):
+        return None if marker and not Marker(marker).evaluate() else _url_difference(url)
     if line.startswith((".", "/", "~")) or line.endswith((".whl", ".tar.gz")):
         return f"{line}: a path; whether it is installed cannot be checked"
     try:

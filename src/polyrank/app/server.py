@@ -69,7 +69,7 @@ def build(app: App) -> FastAPI:
 
     api = FastAPI(title=app.app_name or "app", lifespan=lifespan)
     api.router.route_class = _Route
-    for method, endpoint in app.endpoints.items():
+    for method, endpoint in type(app).endpoints.items():
         handler = getattr(app, method)
         if endpoint.is_websocket:
             _check_websocket(handler)
@@ -82,7 +82,7 @@ def build(app: App) -> FastAPI:
     async def health() -> Any:
         return await _maybe_await(app.health)
 
-    if not any(endpoint.path == "/health" for endpoint in app.endpoints.values()):
+    if not any(endpoint.path == "/health" for endpoint in type(app).endpoints.values()):
         api.add_api_route("/health", health, methods=["GET"], include_in_schema=False)
     api.add_route(FILES_ROUTE + "/{token}/{name}", _files_route(files), include_in_schema=False)
     api.add_exception_handler(HTTPException, _on_http_exception)

@@ -88,9 +88,10 @@ class Supervisor:
 
 def show(announcement: dict[str, Any]) -> None:
     """Prints the address, and a curl line for every route."""
-    host = "127.0.0.1" if announcement["host"] == "0.0.0.0" else announcement["host"]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(announcement["host"], announcement["host"])
+    host = f"[{host}]" if ":" in host else host
     address = f"http://{host}:{announcement['port']}"
-    console.print(f"[bold]{announcement['app']}[/bold] is ready at [bold]{address}[/bold]")
+    console.print(f"{announcement['app']} is ready at {address}", markup=False, style="bold")
     for route in announcement["routes"]:
         if route["websocket"]:
             line = f"  websocket {address}{route['path']}".replace("http", "ws", 1)

@@ -82,3 +82,10 @@ def test_an_app_is_an_ordinary_object() -> None:
             return self.start + number
 
     assert Adder(2).add(3) == 5
+
+
+def test_a_name_that_an_app_needs_itself_is_refused() -> None:
+    with pytest.raises(AppError, match="Painter.options: an App keeps its own"):
+
+        class Painter(App):
+            options = {"a": 1}  # type: ignore[assignment]

@@ -20,6 +20,7 @@ HTTPX = metadata.version("httpx")
         "no-such-package; python_version < '3.0'",
         "no-such-package ; sys_platform == 'win32'",
         f"httpx=={HTTPX} --hash=sha256:0123",
+        "git+https://example.com/a/b.git ; python_version < '3.0'",
         "--extra-index-url https://download.pytorch.org/whl/cu124",
         "--extra-index-url=https://download.pytorch.org/whl/cu124",
         "--pre",
