@@ -150,6 +150,10 @@ class Facade(ModuleType):
             return importlib.import_module(full)
         return getattr(self.__target, name)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As modules are sent: a class that goes to the ranks by value may refer to ``fal``.
+        return importlib.import_module, (self.__name__,)
+
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *dir(self.__target)})
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 
 import polyrank
@@ -155,6 +156,13 @@ def test_importing_a_facade_leaves_polyranks_modules_as_they_are() -> None:
     for name, names in before.items():
         for key, value in names.items():
             assert vars(sys.modules[name])[key] is value
+
+
+def test_a_class_that_goes_to_the_ranks_by_value_may_refer_to_fal() -> None:
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec("import fal\nclass Words:\n    def word(self): return fal.App.__name__", names)
+    copy = pickle.loads(cloudpickle.dumps(names["Words"]))
+    assert copy().word() == "App"
 
 
 def test_star_imports_give_what_the_module_exports() -> None:
