@@ -12,9 +12,10 @@ else
 TORCH_FROM := --extra-index-url $(TORCH_INDEX)
 endif
 
+GPUS ?= 2
 TORCHVISION := .tools/torchvision
 
-.PHONY: demo test lint types layers unit bench-runner clean
+.PHONY: demo test lint types layers unit bench-runner bench-runner-gpu clean
 demo: $(VENV)/.installed
 	$(VENV)/bin/polyrank demo
 
@@ -36,6 +37,11 @@ unit: $(VENV)/.installed $(TORCHVISION)
 # What the engine itself costs, on this machine.
 bench-runner: $(VENV)/.installed
 	$(PY) -m benchmarks.runner
+
+# The same on GPUs (GPUS=2), and SDXL's architecture through the engine.
+bench-runner-gpu: $(VENV)/.installed
+	$(PY) -m benchmarks.runner --device cuda --ranks $(GPUS)
+	$(PY) -m benchmarks.sdxl --ranks $(GPUS)
 
 # A machine without python3-venv still has pip, which can bring virtualenv.
 $(VENV)/bin/pip:

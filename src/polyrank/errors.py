@@ -8,6 +8,10 @@ PolyrankError                      500 internal_error
 ├── AppException                   chosen by the app's author
 ├── RequestTimeout                 504 request_timeout
 ├── RequestAborted                 499 client_cancelled
+├── QueueFull                      429 queue_full          as many wait as may wait
+├── IdempotencyConflict            422 idempotency_conflict    one key, two different requests
+├── StoreUnavailable               503 store_unavailable   the database cannot be used
+├── ReplicaUnreachable             503 runner_connection_error    no answer from an app
 └── RunnerError                    500 runner_error
     ├── WorkerError                500 runner_server_error    an exception in a rank
     ├── SetupFailed                503 runner_setup_failed    a group did not come up
@@ -111,6 +115,34 @@ class RequestAborted(PolyrankError):
 
     def __init__(self, message: str = "the caller cancelled the request", **details: Any) -> None:
         super().__init__(message, **details)
+
+
+class QueueFull(PolyrankError):
+    """As many requests wait as may wait. Details: ``waiting``, ``limit``."""
+
+    status = 429
+    code = "queue_full"
+
+
+class IdempotencyConflict(PolyrankError):
+    """An ``Idempotency-Key`` that came with another request before."""
+
+    status = 422
+    code = "idempotency_conflict"
+
+
+class StoreUnavailable(PolyrankError):
+    """The database cannot be reached, or failed."""
+
+    status = 503
+    code = "store_unavailable"
+
+
+class ReplicaUnreachable(PolyrankError):
+    """A replica did not answer, or its answer broke off."""
+
+    status = 503
+    code = "runner_connection_error"
 
 
 class RunnerError(PolyrankError):

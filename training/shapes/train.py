@@ -33,8 +33,8 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--autoencoder-steps", type=int, default=3500)
-    parser.add_argument("--preview-steps", type=int, default=2000)
+    parser.add_argument("--autoencoder-steps", type=int, default=4500)
+    parser.add_argument("--preview-steps", type=int, default=2500)
     parser.add_argument("--painter-steps", type=int, default=9000)
     parser.add_argument(
         "--scale", type=float, default=1.0, help="of batches and pools, for a trial"

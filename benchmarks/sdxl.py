@@ -1,0 +1,228 @@
+"""One SDXL picture per rank through the engine, with and without previews.
+
+    python -m benchmarks.sdxl --ranks 2                   # on GPUs
+    python -m benchmarks.sdxl --model shapes --size 256   # anywhere
+
+Runs the worker of examples/parallel_sdxl.py on SDXL's architecture with random weights: what a
+step costs does not depend on what it paints. Set against the pipeline's own time, measured in the
+rank from the call to the last kernel of the slowest rank.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from examples.parallel_sdxl import SHAPES, Painter
+from polyrank.distributed import DistributedRunner
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import AutoencoderTiny, StableDiffusionXLPipeline
+
+PROMPT = "a lighthouse by the sea at sunset"
+WARM_UP = 2
+
+
+class TimedPainter(Painter):
+    """The example's worker; says how long its pipeline ran."""
+
+    def setup(self, model: str) -> None:
+        """``model``: "random" for SDXL's architecture, "shapes" for models/shapes."""
+        if model == "shapes":
+            super().setup()
+        else:
+            self.pipeline, self.preview_vae = random_sdxl(self.device)
+        self.pipeline.set_progress_bar_config(disable=True)
+
+    def __call__(
+        self, streaming: bool = False, *, steps: int, size: int, every: int
+    ) -> dict[str, Any]:
+        """The grid, and the slowest rank's seconds in the pipeline."""
+        import torch
+        import torch.distributed as dist
+
+        watch = self.preview(steps, every) if streaming else None
+        begun = time.perf_counter()
+        picture = self.pipeline(
+            PROMPT,
+            num_inference_steps=steps,
+            guidance_scale=5.0,
+            width=size,
+            height=size,
+            generator=torch.Generator().manual_seed(self.rank),
+            output_type="pt",
+            callback_on_step_end=self.cancellable(watch),
+        ).images[0]
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        spent = torch.tensor(time.perf_counter() - begun, device=self.device)
+        dist.all_reduce(spent, dist.ReduceOp.MAX)
+        return {"image": self.gather_grid(picture), "pipeline_s": spent.item()}
+
+
+def random_sdxl(device: torch.device) -> tuple[StableDiffusionXLPipeline, AutoencoderTiny]:
+    """SDXL-base and TAESDXL as their public configurations have them, with random weights."""
+    import torch
+    from diffusers import (
+        AutoencoderKL,
+        AutoencoderTiny,
+        EulerDiscreteScheduler,
+        StableDiffusionXLPipeline,
+        UNet2DConditionModel,
+    )
+    from transformers import (
+        CLIPTextConfig,
+        CLIPTextModel,
+        CLIPTextModelWithProjection,
+        CLIPTokenizer,
+    )
+
+    tokenizer = CLIPTokenizer.from_pretrained(SHAPES / "tokenizer", model_max_length=77)
+    torch.manual_seed(0)  # the same on every rank
+    with device:
+        unet = UNet2DConditionModel(
+            sample_size=128,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            block_out_channels=(320, 640, 1280),
+            transformer_layers_per_block=(1, 2, 10),
+            attention_head_dim=(5, 10, 20),
+            cross_attention_dim=2048,
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=2816,
+        )
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(128, 256, 512, 512),
+            layers_per_block=2,
+            sample_size=1024,
+            scaling_factor=0.13025,
+        )
+        first = CLIPTextModel(
+            CLIPTextConfig(
+                hidden_size=768,
+                intermediate_size=3072,
+                num_hidden_layers=12,
+                num_attention_heads=12,
+                projection_dim=768,
+            )
+        )
+        second = CLIPTextModelWithProjection(
+            CLIPTextConfig(
+                hidden_act="gelu",
+                hidden_size=1280,
+                intermediate_size=5120,
+                num_hidden_layers=32,
+                num_attention_heads=20,
+                projection_dim=1280,
+            )
+        )
+        preview_vae = AutoencoderTiny()
+    scheduler = EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+    )
+    pipeline = StableDiffusionXLPipeline(
+        vae, first, second, tokenizer, tokenizer, unet, scheduler, add_watermarker=False
+    )
+    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    return pipeline.to(device, dtype), preview_vae.to(device, dtype)
+
+
+@dataclass
+class Measured:
+    """One request: seconds to its answer, in its pipeline, and to its first preview."""
+
+    wall_s: float
+    pipeline_s: float
+    first_preview_s: float = float("nan")
+
+
+async def whole(runner: DistributedRunner, payload: dict[str, Any]) -> Measured:
+    """A request without previews."""
+    begun = time.perf_counter()
+    result = await runner.invoke(payload)
+    return Measured(time.perf_counter() - begun, result["pipeline_s"])
+
+
+async def streamed(runner: DistributedRunner, payload: dict[str, Any]) -> Measured:
+    """A request with previews."""
+    begun = time.perf_counter()
+    first = float("nan")
+    result: dict[str, Any] = {}
+    async for item in runner.stream(payload):
+        if "preview_image" not in item:
+            result = item
+        elif first != first:
+            first = time.perf_counter() - begun
+    return Measured(time.perf_counter() - begun, result["pipeline_s"], first)
+
+
+async def measure(args: argparse.Namespace) -> None:
+    """Prints the table; plain and streamed requests take turns, so that both see one machine."""
+    begun = time.perf_counter()
+    runner = DistributedRunner(TimedPainter, args.ranks, device=args.device)
+    await runner.start(timeout=600, model=args.model)
+    start_s = time.perf_counter() - begun
+    payload = {"steps": args.steps, "size": args.size, "every": args.every}
+    plain, previews = [], []
+    for number in range(WARM_UP + args.repeats):
+        one, other = await whole(runner, payload), await streamed(runner, payload)
+        if number >= WARM_UP:
+            plain.append(one)
+            previews.append(other)
+    phases = ", ".join(
+        f"{name.removesuffix('_s')} {max(row[name] for row in runner.timings):.2f} s"
+        for name, value in runner.timings[0].items()
+        if isinstance(value, float)
+    )
+    await runner.stop()
+    own = median(plain, lambda m: m.pipeline_s)
+    wall = median(plain, lambda m: m.wall_s)
+    with_previews = median(previews, lambda m: m.wall_s)
+    first = median(previews, lambda m: m.first_preview_s)
+    print(
+        f"{args.ranks} ranks ({args.device}), {args.model}, {args.size}x{args.size}, "
+        f"{args.steps} steps with guidance; medians of {args.repeats}\n\n"
+        "| measured | seconds | against the pipeline |\n|---|---|---|\n"
+        f"| the pipeline itself, slowest rank | {own:.3f} | |\n"
+        f"| `invoke`, a grid of {args.ranks} | {wall:.3f} | {wall / own:.3f} |\n"
+        f"| `stream`, previews every {args.every} steps | {with_previews:.3f} "
+        f"| {with_previews / own:.3f} |\n"
+        f"| first preview at the caller | {first:.3f} | |\n"
+        f"| start to ready | {start_s:.2f} | |\n\n"
+        f"slowest rank's phases: {phases}"
+    )
+
+
+def median(rows: Sequence[Measured], of: Callable[[Measured], float]) -> float:
+    """Median of one column."""
+    return statistics.median(of(row) for row in rows)
+
+
+def main() -> None:
+    """Reads the arguments and measures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default=None)
+    parser.add_argument("--model", choices=["random", "shapes"], default="random")
+    parser.add_argument("--size", type=int, default=1024)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--every", type=int, default=5, help="steps between previews")
+    parser.add_argument("--repeats", type=int, default=10)
+    args = parser.parse_args()
+    if args.device is None:
+        args.device = "cpu" if args.model == "shapes" else "cuda"
+    asyncio.run(measure(args))
+
+
+if __name__ == "__main__":
+    main()

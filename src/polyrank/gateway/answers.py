@@ -1,0 +1,64 @@
+"""Answers that the server itself gives."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from polyrank.errors import InvalidInput, PolyrankError, QueueFull
+
+MAX_BODY_BYTES = 100 * 2**20
+RETRY_AFTER_S = 1
+
+
+class UnknownApp(PolyrankError):
+    """No such app here."""
+
+    status = 404
+    code = "app_not_found"
+
+
+class BodyTooLarge(InvalidInput):
+    """A request body above the limit; files are uploaded, and sent as URLs."""
+
+    status = 413
+    code = "body_too_large"
+
+
+def error_answer(error: Exception, request_id: str | None = None) -> JSONResponse:
+    """The answer to a request that failed with one of our errors."""
+    assert isinstance(error, PolyrankError)
+    headers = {"x-fal-error-type": error.code}
+    if request_id is not None:
+        headers["x-fal-request-id"] = request_id
+    if isinstance(error, QueueFull):
+        headers["retry-after"] = str(RETRY_AFTER_S)
+    body = {"detail": error.message, "error_type": error.code}
+    return JSONResponse(body, error.status, headers)
+
+
+async def read_body(request: Request) -> bytes:
+    """The whole body. Raises BodyTooLarge beyond MAX_BODY_BYTES."""
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > MAX_BODY_BYTES:
+            raise BodyTooLarge(
+                f"the body has more than {MAX_BODY_BYTES} bytes; upload files and send their URLs"
+            )
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def start_timeout(request: Request) -> float | None:
+    """Seconds that the request may wait before it starts (``X-Fal-Request-Timeout``)."""
+    value = request.headers.get("x-fal-request-timeout")
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise InvalidInput(f"X-Fal-Request-Timeout is a number of seconds, not {value!r}")
+    return seconds

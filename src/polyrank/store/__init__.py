@@ -1,0 +1,1 @@
+"""What must survive a crash: requests and their answers, in SQLite or Postgres."""

@@ -1,0 +1,219 @@
+"""A database that asyncio code can use: writes in groups, reads beside them.
+
+SQLAlchemy runs in threads of our own. A writer takes all the writes that wait, runs them in one
+transaction, each behind a savepoint, and commits once: a disk that syncs 200 times a second then
+takes thousands of durable writes a second. SQLite has one writer, because it allows one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import DBAPIError
+
+from polyrank.errors import StoreUnavailable
+
+T = TypeVar("T")
+
+WRITERS = {"sqlite": 1, "postgresql": 4}
+READERS = 4
+# Writes in one transaction: enough to hide the cost of a commit, few enough to wait for.
+MAX_GROUP = 256
+BUSY_TIMEOUT_S = 30
+
+
+@dataclass(frozen=True)
+class _Write:
+    work: Callable[[Connection], Any]
+    done: Future[Any]
+
+
+class Database:
+    """One database; ``write`` and ``read`` run functions of a connection. Close it at the end.
+
+    Example::
+
+        database = Database("sqlite:///requests.db")
+        total = await database.read(lambda connection: connection.scalar(text("select 1")))
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = sqlalchemy.make_url(url)
+        self.dialect = self.url.get_backend_name()
+        if self.dialect not in WRITERS:
+            raise StoreUnavailable(
+                f"the database is neither SQLite nor Postgres: {self.url.drivername}"
+            )
+        if self.dialect == "postgresql":
+            self.url = self.url.set(drivername="postgresql+psycopg")
+        self._lock_file = self._take_file() if self.dialect == "sqlite" else None
+        self.engine = self._engine()
+        self._writes: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
+        self._closed = False
+        self._writers = [
+            threading.Thread(target=self._keep_writing, name=f"store-writer-{number}", daemon=True)
+            for number in range(WRITERS[self.dialect])
+        ]
+        for writer in self._writers:
+            writer.start()
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="store-reader")
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """Runs ``work`` in a transaction; what it returns, once that is on disk.
+
+        An exception of ``work`` undoes what it did, and nothing else. Raises StoreUnavailable if
+        the database cannot be reached or fails to commit.
+        """
+        return await asyncio.wrap_future(self.submit(work))
+
+    def submit(self, work: Callable[[Connection], T]) -> Future[T]:
+        """``write`` for code without an event loop."""
+        if self._closed:
+            raise StoreUnavailable("the database is closed")
+        done: Future[T] = Future()
+        self._writes.put(_Write(work, done))
+        return done
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """Runs ``work`` on one consistent view of the database."""
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, work)
+
+    def close(self) -> None:
+        """Waits for the writes that are under way, then lets go of the database."""
+        if self._closed:
+            return
+        self._closed = True
+        for _ in self._writers:
+            self._writes.put(None)
+        for writer in self._writers:
+            writer.join()
+        self._readers.shutdown()
+        self.engine.dispose()
+        if self._lock_file is not None:
+            os.close(self._lock_file)
+
+    def _take_file(self) -> int:
+        """Makes this process the only one that writes to an SQLite file."""
+        if self.url.database is None or self.url.database == ":memory:":
+            raise StoreUnavailable("SQLite needs a file: what is in memory survives nothing")
+        path = Path(self.url.database)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock_file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreUnavailable(f"{path} cannot be used: {error}") from error
+        try:
+            fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock_file)
+            raise StoreUnavailable(
+                f"another server uses {path}; several servers share a Postgres database"
+            ) from None
+        return lock_file
+
+    def _engine(self) -> Engine:
+        if self.dialect == "postgresql":
+            return sqlalchemy.create_engine(
+                self.url, pool_size=WRITERS["postgresql"] + READERS, pool_pre_ping=True
+            )
+        engine = sqlalchemy.create_engine(
+            self.url,
+            pool_size=1 + READERS,
+            connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
+        )
+        event.listen(engine, "connect", _set_up_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+
+    def _read(self, work: Callable[[Connection], T]) -> T:
+        try:
+            with self.engine.connect() as connection:
+                return work(connection)
+        except DBAPIError as error:
+            raise _unavailable(error) from error
+
+    def _keep_writing(self) -> None:
+        connection: Connection | None = None
+        while group := self._next_group():
+            try:
+                if connection is None:
+                    connection = self.engine.connect().execution_options(polyrank_writes=True)
+                self._commit(connection, group)
+            except Exception as error:
+                # The transaction is gone, and perhaps the connection: begin again with a new one.
+                if connection is not None:
+                    connection.invalidate()
+                    connection.close()
+                    connection = None
+                failure = _unavailable(error) if isinstance(error, DBAPIError) else error
+                for write in group:
+                    if not write.done.done():
+                        write.done.set_exception(failure)
+        if connection is not None:
+            connection.close()
+
+    def _next_group(self) -> list[_Write]:
+        """All that waits; waits for the first. Empty when the database is being closed."""
+        first = self._writes.get()
+        if first is None:
+            return []
+        group = [first]
+        while len(group) < MAX_GROUP:
+            try:
+                more = self._writes.get_nowait()
+            except queue.Empty:
+                break
+            if more is None:
+                self._writes.put(None)  # for after this group
+                break
+            group.append(more)
+        return group
+
+    def _commit(self, connection: Connection, group: list[_Write]) -> None:
+        outcomes: list[tuple[_Write, Any, BaseException | None]] = []
+        with connection.begin():
+            for write in group:
+                if not write.done.set_running_or_notify_cancel():
+                    continue
+                try:
+                    with connection.begin_nested():
+                        outcomes.append((write, write.work(connection), None))
+                except DBAPIError as error:
+                    if error.connection_invalidated:
+                        raise
+                    outcomes.append((write, None, error))
+                except Exception as error:
+                    outcomes.append((write, None, error))
+        for write, result, failure in outcomes:
+            if failure is None:
+                write.done.set_result(result)
+            else:
+                write.done.set_exception(failure)
+
+
+def _set_up_sqlite(connection: Any, _: Any) -> None:
+    # Transactions begin where we say (the "begin" event), not where the driver guesses.
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A writer takes the lock at once: taken later, it could find that it has read what is old.
+    writes = connection.get_execution_options().get("polyrank_writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _unavailable(error: DBAPIError) -> StoreUnavailable:
+    return StoreUnavailable(f"the database failed: {error.orig}")

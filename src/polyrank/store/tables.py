@@ -1,0 +1,108 @@
+"""The tables, as SQLAlchemy Core knows them. ``migrations/`` brings a database to this shape."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    literal_column,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite counts up only a column of exactly this type.
+_Serial = BigInteger().with_variant(Integer, "sqlite")
+
+# All times are seconds since 1970, UTC.
+requests = Table(
+    "requests",
+    metadata,
+    Column("seq", _Serial, primary_key=True, autoincrement=True),
+    Column("id", Text, nullable=False, unique=True),
+    # What is asked for, of whom, by whom.
+    Column("app", Text, nullable=False),
+    Column("caller", Text, nullable=False),
+    Column("method", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("headers", JSON, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("hint", Text),
+    Column("idempotency_key", Text),
+    Column("fingerprint", Text),
+    # Where it stands: "queued", "running" or "done".
+    Column("state", Text, nullable=False),
+    Column("priority", Integer, nullable=False),
+    # Place among requests of one priority; see requests.py on fairness.
+    Column("turn", BigInteger, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("not_before", Double, nullable=False),
+    Column("start_deadline", Double),
+    Column("timeout_s", Double),
+    Column("cancel_requested", Boolean, nullable=False),
+    Column("lease_owner", Text),
+    Column("lease_until", Double),
+    Column("submitted_at", Double, nullable=False),
+    Column("started_at", Double),
+    Column("finished_at", Double),
+    Column("expires_at", Double),
+    # The answer. ``error`` is empty for a good one.
+    Column("status_code", Integer),
+    Column("answer_headers", JSON),
+    Column("answer", LargeBinary),
+    Column("error", Text),
+    Column("error_type", Text),
+    UniqueConstraint("caller", "idempotency_key"),
+)
+
+# Literals, not parameters: a planner must see them to know that a partial index has the rows.
+QUEUED = requests.c.state == literal_column("'queued'")
+RUNNING = requests.c.state == literal_column("'running'")
+
+# Partial indexes: what the dispatcher asks for costs the same however many requests are done.
+Index(
+    "ix_requests_queued",
+    requests.c.app,
+    requests.c.priority,
+    requests.c.turn,
+    requests.c.seq,
+    sqlite_where=QUEUED,
+    postgresql_where=QUEUED,
+)
+Index(
+    "ix_requests_queued_caller",
+    requests.c.app,
+    requests.c.caller,
+    requests.c.turn,
+    sqlite_where=QUEUED,
+    postgresql_where=QUEUED,
+)
+Index(
+    "ix_requests_start_deadline",
+    requests.c.start_deadline,
+    sqlite_where=QUEUED,
+    postgresql_where=QUEUED,
+)
+Index(
+    "ix_requests_lease_until",
+    requests.c.lease_until,
+    sqlite_where=RUNNING,
+    postgresql_where=RUNNING,
+)
+Index("ix_requests_expires_at", requests.c.expires_at)
+Index("ix_requests_app_submitted_at", requests.c.app, requests.c.submitted_at)

@@ -1,0 +1,69 @@
+"""The app that the server's tests call."""
+
+import asyncio
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel
+
+import polyrank
+from polyrank.errors import FieldException
+
+
+class Work(BaseModel):
+    """How long to work, and where to leave a mark for every tenth of a second."""
+
+    seconds: float = 0.0
+    log: str | None = None
+
+
+class Number(BaseModel):
+    number: int
+
+
+class QueueApp(polyrank.App):
+    app_name = "queue-app"
+    max_multiplexing = 4
+
+    @polyrank.endpoint("/")
+    async def double(self, request: Number) -> dict[str, Any]:
+        return {"double": 2 * request.number}
+
+    @polyrank.endpoint("/work")
+    async def work(self, request: Work) -> dict[str, Any]:
+        begun = time.monotonic()
+        while time.monotonic() - begun < request.seconds:
+            if request.log:
+                with Path(request.log).open("a") as file:
+                    file.write("step\n")
+            await asyncio.sleep(0.02)
+        return {"pid": os.getpid()}
+
+    @polyrank.endpoint("/odd")
+    async def only_odd(self, request: Number) -> dict[str, Any]:
+        if request.number % 2 == 0:
+            raise FieldException("number", "must be odd")
+        return {"odd": request.number}
+
+    @polyrank.endpoint("/stream")
+    async def stream(self, request: Number) -> StreamingResponse:
+        async def events() -> Any:
+            for step in range(request.number):
+                yield f'data: {{"step": {step}}}\n\n'
+                await asyncio.sleep(0.01)
+
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+    @polyrank.endpoint("/flaky")
+    async def flaky(self, request: Work) -> Any:
+        """Fails with 503 until the file named by ``log`` has two lines."""
+        path = Path(request.log or "")
+        tries = path.read_text().count("\n") if path.exists() else 0
+        with path.open("a") as file:
+            file.write("try\n")
+        if tries < 2:
+            return JSONResponse({"detail": "not yet"}, 503)
+        return {"tries": tries + 1}

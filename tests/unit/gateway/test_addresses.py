@@ -1,0 +1,46 @@
+"""Which face, app and path a URL means."""
+
+import pytest
+
+from polyrank.gateway.addresses import AppPath, Target, find_target, split_app
+
+
+@pytest.mark.parametrize(
+    ("host", "path", "target"),
+    [
+        ("127.0.0.1:8080", "/run/local/hello", Target("run", "/local/hello", "/run")),
+        ("127.0.0.1:8080", "/queue/local/hello/", Target("queue", "/local/hello/", "/queue")),
+        ("127.0.0.1:8080", "/run", Target("run", "/", "/run")),
+        ("127.0.0.1:8080", "/running", Target("", "/running", "")),
+        ("127.0.0.1:8080", "/", Target("", "/", "")),
+        ("queue.example.org", "/local/hello", Target("queue", "/local/hello", "")),
+        ("queue.fal.run:443", "/local/hello", Target("queue", "/local/hello", "")),
+        ("fal.run", "/local/hello", Target("run", "/local/hello", "")),
+    ],
+)
+def test_faces(host: str, path: str, target: Target) -> None:
+    assert find_target(host, path) == target
+
+
+def test_a_proxys_header_says_where_the_caller_wants_to_go() -> None:
+    wanted = "https://queue.fal.run/local/hello/requests/1/status?logs=1"
+    assert find_target("localhost", "/proxy", wanted) == Target(
+        "queue", "/local/hello/requests/1/status", ""
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "split"),
+    [
+        ("/local/hello", AppPath("local/hello", "/")),
+        ("/local/hello/", AppPath("local/hello", "/")),
+        ("/local/hello/a/b", AppPath("local/hello", "/a/b")),
+        ("/workflows/ann/flow/run", AppPath("workflows/ann/flow", "/run")),
+        ("/comfy/ann", None),
+        ("/hello", None),
+        ("/", None),
+        ("//hello", None),
+    ],
+)
+def test_apps_and_their_paths(path: str, split: AppPath | None) -> None:
+    assert split_app(path) == split
