@@ -119,7 +119,11 @@ def serve(app: App, *, host: str, port: int, grace_s: float = 5.0) -> None:
         log_config=None,
         access_log=False,
     )
-    AppServer(config, app).run()
+    server = AppServer(config, app)
+    try:
+        server.run()
+    finally:
+        server.spare_the_process()
 
 
 class AppServer(uvicorn.Server):
@@ -133,6 +137,7 @@ class AppServer(uvicorn.Server):
         super().__init__(config)
         self._app = app
         self._grace_s = float(config.timeout_graceful_shutdown or 0)
+        self._deadlines: list[threading.Timer] = []
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """A signal has arrived; only the first one is told to the app."""
@@ -156,6 +161,11 @@ class AppServer(uvicorn.Server):
         await super().shutdown(sockets)
         self._end_within(LAST_MOMENT_S, signal.SIGTERM)
 
+    def spare_the_process(self) -> None:
+        """For a process that goes on when it no longer serves: no deadline holds any more."""
+        for deadline in self._deadlines:
+            deadline.cancel()
+
     def _end_within(self, seconds: float, sig: int) -> None:
         def end() -> None:
             log.warning("ending with work that did not end in time")
@@ -163,9 +173,10 @@ class AppServer(uvicorn.Server):
             sys.stdout.flush()
             os._exit(128 + sig)
 
-        timer = threading.Timer(seconds, end)
-        timer.daemon = True
-        timer.start()
+        deadline = threading.Timer(seconds, end)
+        deadline.daemon = True
+        deadline.start()
+        self._deadlines.append(deadline)
 
 
 class RequestScope:
@@ -400,11 +411,17 @@ def describe_error(error: Exception) -> tuple[int, dict[str, Any]]:
         kind = "bad_request" if error.status_code < 500 else "internal_error"
         return error.status_code, {"detail": error.detail, "error_type": kind}
     if _is_out_of_memory(error):
-        return 503, {"detail": str(error), "error_type": "runner_out_of_memory"}
+        return 503, {"detail": _reason(error), "error_type": "runner_out_of_memory"}
     if isinstance(error, PolyrankError):
-        return error.status, {"detail": error.message, "error_type": error.code}
-    detail = f"{type(error).__name__}: {error}"
+        return error.status, {"detail": _reason(error), "error_type": error.code}
+    name, text = type(error).__name__, str(error)
+    detail = f"{name}: {text}" if text else name
     return 500, {"detail": detail, "error_type": "internal_error"}
+
+
+def _reason(error: Exception) -> str:
+    """What the error says; its name where it says nothing."""
+    return str(error) or type(error).__name__
 
 
 def error_response(error: Exception) -> JSONResponse:

@@ -21,6 +21,7 @@ from polyrank.app.disconnect import cancel_on_disconnect
 from polyrank.app.server import build
 from polyrank.app.testing import serve
 from polyrank.errors import AppError, WorkerError
+from polyrank.exceptions import CUDAOutOfMemoryException, RequestCancelledException
 
 
 class Number(BaseModel):
@@ -246,6 +247,29 @@ async def test_every_error_has_its_status_and_a_reason(
     assert answer.json() == {"detail": detail, "error_type": error_type}
     assert answer.headers["x-fal-error-type"] == error_type
     assert "x-fal-request-id" in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "detail"),
+    [
+        (ValueError(), 500, "ValueError"),
+        (AppException(status_code=409), 409, "AppException"),
+        (RequestCancelledException(), 499, "the caller cancelled the request"),
+        (HTTPException(403, "not yours"), 403, "not yours"),
+        (CUDAOutOfMemoryException(), 503, "CUDA error: out of memory"),
+    ],
+)
+async def test_an_error_that_says_nothing_has_a_name(
+    error: Exception, status: int, detail: str
+) -> None:
+    class Raising(App):
+        @endpoint("/")
+        async def fail(self) -> None:
+            raise error
+
+    async with serve(Raising()) as client:
+        answer = await client.post("/")
+    assert (answer.status_code, answer.json()["detail"]) == (status, detail)
 
 
 async def test_bad_input_names_the_field() -> None:
