@@ -102,16 +102,13 @@ class Sampler:
             return None
         for key in ("anyOf", "oneOf"):
             if schema.get(key):
-                return self._one_of(schema, key, depth)
-        kind = schema.get("type")
-        if (shown := schema.get("ui", {}).get("field")) in FILE_FIELDS:
+                return self._one_of(schema, key, depth, name)
+        kind = _kind(schema)
+        if _is_file(schema, kind, name):
             # A file is a model with a URL, or a field that is the URL itself.
+            shown = schema.get("ui", {}).get("field")
             url = PIXEL if shown == "image" or "image" in name else NOTE
             return {"url": url} if kind == "object" else url
-        if isinstance(kind, list):
-            kind = next(each for each in [*kind, "null"] if each != "null" or len(kind) == 1)
-        if kind is None:
-            kind = "object" if "properties" in schema else "array" if "items" in schema else None
         match kind:
             case "string":
                 return _text(schema)
@@ -143,13 +140,17 @@ class Sampler:
             schema = merged
         return schema
 
-    def _one_of(self, schema: dict[str, Any], choice_of: str, depth: int) -> Any:
+    def _one_of(self, schema: dict[str, Any], choice_of: str, depth: int, name: str) -> Any:
         rest = {key: value for key, value in schema.items() if key != choice_of}
         choices = [self._resolved(choice) for choice in schema[choice_of]]
         plain = [choice for choice in choices if choice.get("type") != "null"]
         # A data URI is a file at once; a URL would have to lead to one.
         plain.sort(key=lambda choice: choice.get("format") != "data-uri")
-        return self.value(rest | (plain or choices)[0], depth + 1)
+        chosen = (plain or choices)[0]
+        tag = rest.pop("discriminator", {}).get("propertyName")
+        if tag is not None:  # told by the value of this property, though it has a default
+            chosen = chosen | {"required": [tag, *chosen.get("required", [])]}
+        return self.value(rest | chosen, depth + 1, name)
 
     def _array(self, schema: dict[str, Any], depth: int) -> list[Any]:
         first = [self.value(item, depth + 1) for item in schema.get("prefixItems", [])]
@@ -161,17 +162,16 @@ class Sampler:
     def _distinct(self, item: Any, values: list[Any]) -> list[Any]:
         """As many values that differ: the schema's own choices, or numbers and texts varied."""
         item = self._resolved(item) if isinstance(item, dict) else {}
-        if item.get("enum"):
-            return list(item["enum"][: len(values)])
+        for key in ("enum", "examples"):
+            if len(item.get(key, [])) >= len(values):
+                return list(item[key][: len(values)])
         step = item.get("multipleOf", 1)
         downwards = "maximum" in item and "minimum" not in item
         for index, value in enumerate(values):
             if isinstance(value, bool):
                 values[index] = index == 0
             elif isinstance(value, int | float):
-                values[index] = (
-                    value + (-step if downwards and "minimum" not in item else step) * index
-                )
+                values[index] = value + (-step if downwards else step) * index
             elif isinstance(value, str) and index:
                 text = f"{value}{index}"
                 values[index] = text[-item["maxLength"] :] if "maxLength" in item else text
@@ -187,6 +187,23 @@ class Sampler:
         while len(made) < schema.get("minProperties", 0):
             made[f"key{len(made) + 1}"] = self.value(more, depth + 1)
         return made
+
+
+def _kind(schema: dict[str, Any]) -> str | None:
+    """The type of a schema, the first that is not null where it has several."""
+    kind = schema.get("type")
+    if isinstance(kind, list):
+        return next((each for each in kind if each != "null"), "null")
+    if kind is None:
+        return "object" if "properties" in schema else "array" if "items" in schema else None
+    return str(kind)
+
+
+def _is_file(schema: dict[str, Any], kind: str | None, name: str) -> bool:
+    if schema.get("ui", {}).get("field") in FILE_FIELDS:
+        return True
+    is_free = not schema.keys() & {"pattern", "format", "maxLength"}
+    return kind == "string" and name.endswith("_url") and is_free
 
 
 def _text(schema: dict[str, Any]) -> str:

@@ -41,6 +41,15 @@ class Chosen(BaseModel):
     prompt: str
 
 
+class Cat(BaseModel):
+    kind: Literal["cat"] = "cat"
+    lives: int
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"] = "dog"
+
+
 FIELDS: dict[str, Any] = {
     "text": str,
     "short": Annotated[str, Field(max_length=2)],
@@ -66,12 +75,18 @@ FIELDS: dict[str, Any] = {
     "different": conset(int, min_length=3),
     "different_styles": conset(Style, min_length=2),
     "different_texts": Annotated[set[Annotated[str, Field(max_length=3)]], Field(min_length=3)],
+    "different_words": Annotated[
+        set[Annotated[str, Field(examples=["a", "b"])]], Field(min_length=2)
+    ],
     "table": Annotated[dict[str, int], Field(min_length=1)],
     "anything": Any,
     "maybe": Optional[int],  # noqa: UP045
     "either": Point | str,
     "nested": Point,
     "tree": Tree,
+    "tagged": Annotated[Cat | Dog, Field(discriminator="kind")],
+    "image_url": str,
+    "short_url": Annotated[str, Field(max_length=8)],
     "day": date,
     "moment": datetime,
     "hour": time,
