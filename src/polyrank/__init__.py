@@ -6,7 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from polyrank.app import App, HealthCheck, RequestContext, endpoint
+    from polyrank.app import App, HealthCheck, RequestContext, RetryConfig, endpoint
+    from polyrank.app.container import ContainerImage
     from polyrank.app.wrap import wrap_app
     from polyrank.errors import AppException, FieldException, PolyrankError
 
@@ -16,10 +17,12 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "App": "polyrank.app",
     "AppException": "polyrank.errors",
+    "ContainerImage": "polyrank.app.container",
     "FieldException": "polyrank.errors",
     "HealthCheck": "polyrank.app",
     "PolyrankError": "polyrank.errors",
     "RequestContext": "polyrank.app",
+    "RetryConfig": "polyrank.app",
     "endpoint": "polyrank.app",
     "wrap_app": "polyrank.app.wrap",
 }
@@ -27,10 +30,12 @@ _PUBLIC = {
 __all__ = [
     "App",
     "AppException",
+    "ContainerImage",
     "FieldException",
     "HealthCheck",
     "PolyrankError",
     "RequestContext",
+    "RetryConfig",
     "endpoint",
     "wrap_app",
 ]

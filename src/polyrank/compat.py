@@ -1,26 +1,31 @@
 """Lets ``import fal`` in a user's file resolve to polyrank, in this process, when asked.
 
 ``install()`` puts a finder in front of the import system that answers for ``fal`` and its
-submodules with polyrank's own module objects, so a class imported through either name is the same
-class. Nothing is written anywhere, and an installed ``fal`` distribution is left alone: it is
-only not seen while the finder is in place.
+submodules. Each is a facade: a module of that name whose attributes are those of the polyrank
+module it stands for, so a class imported through either name is the same class. Nothing is written
+anywhere, and an installed ``fal`` distribution is left alone: it is only not seen while the finder
+is in place.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.abc
 import importlib.machinery
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 ALIASES = {
     "fal": "polyrank",
-    "fal.app": "polyrank.app",
+    "fal.app": "polyrank",
+    "fal.container": "polyrank.app.container",
     "fal.distributed": "polyrank.distributed",
     "fal.distributed.worker": "polyrank.distributed",
-    "fal.exceptions": "polyrank.errors",
+    "fal.exceptions": "polyrank.exceptions",
+    "fal.sdk": "polyrank.app",
     "fal.toolkit": "polyrank.toolkit",
     "fal.toolkit.audio": "polyrank.toolkit.audio",
     "fal.toolkit.audio.audio": "polyrank.toolkit.audio",
@@ -33,9 +38,75 @@ ALIASES = {
     "fal.toolkit.image.image": "polyrank.toolkit.image",
     "fal.toolkit.pydantic": "polyrank.toolkit.basemodel",
     "fal.toolkit.types": "polyrank.toolkit.types",
+    "fal.toolkit.utils": "polyrank.toolkit",
+    "fal.toolkit.utils.endpoint": "polyrank.app.disconnect",
     "fal.toolkit.video": "polyrank.toolkit.video",
     "fal.toolkit.video.video": "polyrank.toolkit.video",
 }
+
+# What is too small for a module of its own.
+ADDED = {"fal.cached": functools.cache}
+
+_HOSTS = "polyrank has no hosts to choose from: `polyrank run` serves the app on this machine"
+_FUNCTIONS = "polyrank serves apps, not single functions: make it an endpoint of an App"
+_ACCOUNT = "there is no account to sign in to"
+_DOWNLOADS = "downloads are not there yet: open the URL in setup()"
+_COMPILED = "kept compilations are not there yet"
+
+# What the reference platform's SDK has under these names and polyrank has not, and why.
+REFUSED = {
+    "fal.api": _HOSTS,
+    "fal.app.AppClient": "call the app in a test with polyrank.app.testing.serve",
+    "fal.app.realtime": "see fal.realtime",
+    "fal.apps": "a client of deployed apps is not there yet: call the app over HTTP",
+    "fal.auth": _ACCOUNT,
+    "fal.cloud": _HOSTS,
+    "fal.config": _ACCOUNT,
+    "fal.FalServerlessHost": _HOSTS,
+    "fal.FalServerlessKeyCredentials": _ACCOUNT,
+    "fal.files": "there is no remote /data to write to: files are those of this machine",
+    "fal.function": _FUNCTIONS,
+    "fal.isolated": _FUNCTIONS,
+    "fal.local": _HOSTS,
+    "fal.LocalHost": _HOSTS,
+    "fal.logging": "use the logging of the standard library; lines get the request's id",
+    "fal.realtime": "realtime endpoints are not there yet: "
+    "endpoint(path, is_websocket=True) serves a plain websocket",
+    "fal.sdk.FalServerlessClient": _HOSTS,
+    "fal.serverless": _HOSTS,
+    "fal.sync": "there is no remote /data to copy to: files are those of this machine",
+    "fal.sync_dir": "there is no remote /data to copy to: files are those of this machine",
+    "fal.toolkit.clone_repository": _DOWNLOADS,
+    "fal.toolkit.compilation": _COMPILED,
+    "fal.toolkit.download_file": _DOWNLOADS,
+    "fal.toolkit.download_model_weights": _DOWNLOADS,
+    "fal.toolkit.DownloadError": _DOWNLOADS,
+    "fal.toolkit.FAL_MODEL_WEIGHTS_DIR": _DOWNLOADS,
+    "fal.toolkit.FAL_PERSISTENT_DIR": _DOWNLOADS,
+    "fal.toolkit.FAL_REPOSITORY_DIR": _DOWNLOADS,
+    "fal.toolkit.get_gpu_type": _COMPILED,
+    "fal.toolkit.image.nsfw_filter": "there is no safety checker here",
+    "fal.toolkit.image.safety_checker": "there is no safety checker here",
+    "fal.toolkit.kv": "the key-value store is not there yet",
+    "fal.toolkit.KVStore": "the key-value store is not there yet",
+    "fal.toolkit.KVStoreException": "the key-value store is not there yet",
+    "fal.toolkit.load_inductor_cache": _COMPILED,
+    "fal.toolkit.sync_inductor_cache": _COMPILED,
+    "fal.toolkit.synchronized_inductor_cache": _COMPILED,
+    "fal.toolkit.utils.clone_repository": _DOWNLOADS,
+    "fal.toolkit.utils.download_file": _DOWNLOADS,
+    "fal.toolkit.utils.download_model_weights": _DOWNLOADS,
+    "fal.toolkit.utils.download_utils": _DOWNLOADS,
+    "fal.toolkit.utils.patch_onnx_runtime": "install onnxruntime-gpu instead",
+    "fal.toolkit.utils.setup_utils": "install onnxruntime-gpu instead",
+    "fal.upload": "there is no remote /data to copy to: files are those of this machine",
+    "fal.version_tuple": "fal.__version__ is polyrank's",
+    "fal.workflows": "workflows are not there yet",
+}
+
+
+class NotHere(ImportError):
+    """A name of the reference platform that polyrank does not have; the message says why."""
 
 
 def install() -> None:
@@ -62,8 +133,33 @@ def _forget() -> None:
         del sys.modules[name]
 
 
+class Facade(ModuleType):
+    """A module that has the attributes of another, and says why others are not there."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, f"{ALIASES[name]}, under the name that app files import.")
+        self.__target = importlib.import_module(ALIASES[name])
+
+    def __getattr__(self, name: str) -> Any:
+        full = f"{self.__name__}.{name}"
+        if full in REFUSED:
+            raise NotHere(f"polyrank has no {full}: {REFUSED[full]}", name=full)
+        if full in ADDED:
+            return ADDED[full]
+        if full in ALIASES:
+            return importlib.import_module(full)
+        return getattr(self.__target, name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As modules are sent: a class that goes to the ranks by value may refer to ``fal``.
+        return importlib.import_module, (self.__name__,)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *dir(self.__target)})
+
+
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds the aliased names, and loads each as the polyrank module it stands for."""
+    """Finds the aliased names, and loads each as a facade."""
 
     def find_spec(
         self,
@@ -73,21 +169,22 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     ) -> importlib.machinery.ModuleSpec | None:
         if fullname in ALIASES:
             return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
+        if fullname in REFUSED:
+            raise NotHere(f"polyrank has no {fullname}: {REFUSED[fullname]}", name=fullname)
         if fullname.startswith("fal."):
+            # Another ``name`` than the one that is looked for would pass for a bug of ours;
+            # its own would be swallowed in ``from fal import …``, and with it the reason.
             raise ModuleNotFoundError(
-                f"polyrank has no counterpart of {fullname!r} yet; it has "
-                f"{', '.join(sorted(ALIASES))}",
-                name=fullname,
+                f"polyrank has no counterpart of {fullname!r}; docs/compat.md says what there is",
+                name="fal",
             )
         return None
 
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        return Facade(spec.name)
+
     def exec_module(self, module: ModuleType) -> None:
-        # The import system takes what stands in sys.modules when this returns.
-        name = module.__name__
-        target = importlib.import_module(ALIASES[name])
-        if not hasattr(target, "__path__") and any(a.startswith(f"{name}.") for a in ALIASES):
-            target.__path__ = []  # it is asked for before a name below is looked for here
-        sys.modules[name] = target
+        """Nothing to run: a facade is whole when it is made."""
 
 
 _FINDER = _Finder()

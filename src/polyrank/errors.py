@@ -2,7 +2,8 @@
 
 PolyrankError                      500 internal_error
 ├── InvalidInput                   422 bad_request        what the caller sent cannot be used
-│   └── ValueNotSendable           422 bad_request        a value that cannot reach a rank
+│   ├── ValueNotSendable           422 bad_request        a value that cannot reach a rank
+│   └── FieldException             chosen by the app's author
 ├── AppError                       500 app_error          the app file or its options are wrong
 ├── AppException                   chosen by the app's author
 ├── RequestTimeout                 504 request_timeout
@@ -39,6 +40,8 @@ class PolyrankError(Exception):
         super().__init__(message)
         self.message = message
         self.details = details
+        if "status_code" in details:  # chosen by the author of an app
+            self.status = details["status_code"]  # type: ignore[misc]
 
     def __getattr__(self, name: str) -> Any:
         # Details read as attributes: ``error.rank``, ``error.traceback``.
@@ -70,18 +73,25 @@ class FieldException(InvalidInput):
     """Raised by an app's author: one field of the input cannot be used.
 
     Answered in the form of a validation error: ``[{"loc": ["body", field], "msg", "type"}]``.
+    ``billable_units`` is told in the answer's header of that name; None tells nothing.
     """
 
     def __init__(
-        self, field: str, message: str, type: str = "value_error", status_code: int = 422
+        self,
+        field: str,
+        message: str,
+        status_code: int = 422,
+        type: str = "value_error",
+        billable_units: int | float | str | None = 0,
     ) -> None:
-        super().__init__(message, field=field, type=type, status_code=status_code)
-        self.status = status_code  # type: ignore[misc]  # per instance, chosen by the author
+        super().__init__(
+            message, field=field, status_code=status_code, type=type, billable_units=billable_units
+        )
 
-    def problems(self) -> list[dict[str, Any]]:
-        """The list that a validation error's ``detail`` is."""
-        location = ["body", *self.details["field"].split(".")]
-        return [{"loc": location, "msg": self.message, "type": self.details["type"]}]
+    def to_pydantic_format(self) -> dict[str, list[dict[str, Any]]]:
+        """The answer's body."""
+        location = ["body", self.details["field"]]
+        return {"detail": [{"loc": location, "msg": self.message, "type": self.details["type"]}]}
 
 
 class AppError(PolyrankError):
@@ -102,6 +112,9 @@ class RequestAborted(PolyrankError):
 
     status = 499
     code = "client_cancelled"
+
+    def __init__(self, message: str = "the caller cancelled the request", **details: Any) -> None:
+        super().__init__(message, **details)
 
 
 class QueueFull(PolyrankError):
@@ -181,7 +194,6 @@ class AppException(PolyrankError):
 
     def __init__(self, message: str = "", status_code: int = 500, **details: Any) -> None:
         super().__init__(message, status_code=status_code, **details)
-        self.status = status_code  # type: ignore[misc]  # per instance, chosen by the author
 
 
 class RequestCancelled(BaseException):
@@ -195,7 +207,9 @@ class RequestCancelled(BaseException):
 def from_wire(wire: Mapping[str, Any]) -> PolyrankError:
     """The error that ``to_wire`` described; an unknown class becomes a plain PolyrankError."""
     cls = _by_name().get(wire["type"], PolyrankError)
-    return cls(wire["message"], **wire["details"])
+    error = cls.__new__(cls, wire["message"])  # constructors of subclasses differ
+    PolyrankError.__init__(error, wire["message"], **wire["details"])
+    return error
 
 
 def _by_name(root: type[PolyrankError] = PolyrankError) -> dict[str, type[PolyrankError]]:

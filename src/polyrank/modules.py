@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 import traceback
@@ -16,18 +17,20 @@ def load_file(path: Path, name: str | None = None) -> ModuleType:
     """The module in the file at ``path``, with ``import fal`` resolving to polyrank.
 
     The file's folder goes onto ``sys.path``, so it can import its neighbours. The module is known
-    as the file's stem, unless that name is taken; ranks are given the name that was chosen.
-    Raises AppError naming the file and the line.
+    as the file's stem, unless that name is taken; ranks are given the name that was chosen. A file
+    in a package is imported as its module, so that relative imports work. Raises AppError naming
+    the file and the line.
     """
     path = path.resolve()
     if not path.is_file():
         raise AppError(f"there is no file {path}")
     compat.install()
-    name = name or _free_name(path)
+    name = name or _name_in_package(path) or _free_name(path)
+    if "." in name:
+        return _import(path, name)
     if loaded_from(name) == path:
         return sys.modules[name]
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))
+    _make_importable(path.parent)
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise AppError(f"{path} is not a Python file")
@@ -50,6 +53,38 @@ def loaded_from(name: str) -> Path | None:
     if spec is None or spec.loader_state is not _Mark or spec.origin is None:
         return None
     return Path(spec.origin)
+
+
+def _import(path: Path, name: str) -> ModuleType:
+    """The module ``name`` of a package, which must be the file at ``path``."""
+    levels = name.count(".") + (path.name == "__init__.py")
+    _make_importable(path.parent)
+    _make_importable(path.parents[levels])
+    try:
+        module = importlib.import_module(name)
+    except Exception as error:
+        raise AppError(f"{path} cannot be loaded: {_where(error, path)}") from error
+    if Path(module.__file__ or "").resolve() != path:
+        raise AppError(f"{path} cannot be loaded as {name}: that is {module.__file__}")
+    return module
+
+
+def _make_importable(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+def _name_in_package(path: Path) -> str | None:
+    """The dotted name of a file in a package; None for others."""
+    top, names = path.parent, [] if path.name == "__init__.py" else [path.stem]
+    while (top / "__init__.py").is_file():
+        names.insert(0, top.name)
+        top = top.parent
+    if len(names) < 2 or not all(name.isidentifier() for name in names):
+        return None
+    known = getattr(sys.modules.get(names[0]), "__path__", [str(top / names[0])])
+    taken = names[0] in sys.stdlib_module_names or str(top / names[0]) not in known
+    return None if taken else ".".join(names)
 
 
 class _Mark:

@@ -187,7 +187,7 @@ def test_gpus_that_the_machine_lacks_are_an_error_that_says_what_is_there(
 ) -> None:
     program = start("examples/two_ranks.py", "--device", "cuda", CUDA_VISIBLE_DEVICES="")
     assert program.wait() == 1
-    assert "need 2 GPUs; this machine has 0" in program.output
+    assert "the app asks for num_gpus=2; this machine has 0 GPUs" in program.output
 
 
 def test_requirements_that_are_not_met_are_told_and_it_goes_on(

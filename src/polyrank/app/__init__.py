@@ -3,5 +3,6 @@
 from polyrank.app.app import App
 from polyrank.app.context import RequestContext
 from polyrank.app.endpoint import HealthCheck, endpoint
+from polyrank.app.options import RetryConfig
 
-__all__ = ["App", "HealthCheck", "RequestContext", "endpoint"]
+__all__ = ["App", "HealthCheck", "RequestContext", "RetryConfig", "endpoint"]

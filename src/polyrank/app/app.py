@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from polyrank.app import context
 from polyrank.app.endpoint import Endpoint, endpoints_of
-from polyrank.app.options import AppOptions, read_options
+from polyrank.app.options import NAMES, AppOptions, read_options
 from polyrank.errors import AppError
 
 
@@ -32,36 +32,50 @@ class App:
     options: ClassVar[AppOptions] = AppOptions()
     endpoints: ClassVar[dict[str, Endpoint]] = {}
 
-    # Defaults that code reads on the instance; the table in ``options`` checks what is set.
+    # What code may read of an app that sets nothing; the table in ``options`` checks what is set.
+    requirements: list[str] | list[list[str]] = []
+    requirements_context_dir: str | None = None
+    local_python_modules: list[str] = []
+    local_file_path: str | None = None
     machine_type: str | list[str] = "S"
     num_gpus: int | None = None
-    requirements: list[str] | list[list[str]] = []
+    regions: list[str] | None = None
+    host_kwargs: dict[str, Any] = {}
+    app_name: str | None = None
+    app_auth: str | None = None
+    app_files: list[str] = []
+    app_files_ignore: list[str] = AppOptions().app_files_ignore
+    app_files_context_dir: str | None = None
+    request_timeout: float | None = None
+    request_start_timeout: float | None = None
+    startup_timeout: float | None = None
+    metrics_port: int | None = None
+    min_concurrency: int | None = None
+    max_concurrency: int | None = None
+    concurrency_buffer: int | None = None
+    concurrency_buffer_perc: int | None = None
+    scaling_delay: float | None = None
+    max_multiplexing: int | None = None
+    kind: str | None = None
+    image: Any = None
+    skip_retry_conditions: list[str] | None = None
+    retry_config: Any = None
+    termination_grace_period_seconds: float | None = None
+    secrets: list[str] | None = None
+    data_mounts: list[str] | None = None
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__()
-        parent = cls.__mro__[1]
-        inherited = parent.options.model_dump(exclude_unset=True) if issubclass(parent, App) else {}
-        cls.options = read_options(cls.__name__, inherited, vars(cls), keywords)
-        for name in cls.options.model_fields_set:
-            if name not in vars(cls):
-                setattr(cls, name, getattr(cls.options, name))
+        for name in ("options", "endpoints"):
+            if name in vars(cls):
+                raise AppError(f"{cls.__name__}.{name}: an App keeps its own under this name")
+        if "name" in keywords:
+            keywords["app_name"] = keywords.pop("name")
+        cls.options = read_options(cls.__name__, _written(cls), keywords)
+        for name in keywords.keys() & NAMES:
+            setattr(cls, name, keywords[name])
+        cls.app_name = cls.options.app_name or _kebab(cls.__name__)
         cls.endpoints = endpoints_of(cls)
-        paths: dict[str, str] = {}
-        for method, endpoint in cls.endpoints.items():
-            if endpoint.path in paths:
-                raise AppError(
-                    f"{cls.__name__}.{method} and {cls.__name__}.{paths[endpoint.path]} both "
-                    f"answer {endpoint.path}"
-                )
-            paths[endpoint.path] = method
-
-    @classmethod
-    def name(cls) -> str:
-        """The app's name: its ``app_name``, or the class name in kebab-case."""
-        return (
-            cls.options.app_name
-            or re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", cls.__name__).lower()
-        )
 
     @property
     def current_request(self) -> context.RequestContext | None:
@@ -84,3 +98,18 @@ class App:
     def provide_hints(self) -> list[str]:
         """What this replica is good at now, e.g. which weights are loaded."""
         raise NotImplementedError
+
+
+def _written(cls: type) -> dict[str, Any]:
+    """The attributes that a class and its bases were written with, the nearest last to win."""
+    written: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        if base not in (object, App):
+            written |= vars(base)
+            if written.get("app_name") == _kebab(base.__name__):
+                del written["app_name"]  # made from that class's name, not chosen
+    return written
+
+
+def _kebab(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name).lower()

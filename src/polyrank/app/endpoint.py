@@ -12,14 +12,18 @@ F = TypeVar("F", bound=Callable[..., Any])
 _ATTRIBUTE = "__polyrank_endpoint__"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HealthCheck:
-    """How a replica's health is judged by calling the endpoint that carries this."""
+    """How a replica's health is judged by calling the endpoint that carries this.
 
-    start_period_seconds: float = 30
-    timeout_seconds: float = 5
-    failure_threshold: int = 3
-    call_regularly: bool = True
+    None stands for the default: 30 s, 5 s, 3 failures, regularly, POST.
+    """
+
+    start_period_seconds: float | None = None
+    timeout_seconds: float | None = None
+    failure_threshold: int | None = None
+    call_regularly: bool | None = None
+    method: str | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ def endpoint(
     """
     if not path.startswith("/"):
         raise AppError(f"an endpoint's path starts with '/': {path!r}")
+    if is_websocket and health_check is not None:
+        raise AppError(f"a health check is a call, and {path} is a websocket")
 
     def mark(function: F) -> F:
         if hasattr(function, _ATTRIBUTE):
@@ -65,4 +71,19 @@ def endpoints_of(cls: type) -> dict[str, Endpoint]:
         for name in vars(base):
             if hasattr(getattr(cls, name, None), _ATTRIBUTE):
                 found[name] = endpoint_of(getattr(cls, name))
+    _refuse_doubles(cls, found)
     return found
+
+
+def _refuse_doubles(cls: type, found: dict[str, Endpoint]) -> None:
+    paths: dict[str, str] = {}
+    for method, endpoint in found.items():
+        if endpoint.path in paths:
+            raise AppError(
+                f"{cls.__name__}.{method} and {cls.__name__}.{paths[endpoint.path]} both "
+                f"answer {endpoint.path}"
+            )
+        paths[endpoint.path] = method
+    checks = [method for method, endpoint in found.items() if endpoint.health_check is not None]
+    if len(checks) > 1:
+        raise AppError(f"{cls.__name__} has more than one health check: {', '.join(checks)}")

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from polyrank import modules
 from polyrank.app.app import App
+from polyrank.app.manifest import read_table
+from polyrank.app.options import AppOptions, checked
 from polyrank.errors import AppError
 
 
 @dataclass(frozen=True)
 class AppRef:
-    """A file, and the class in it if it was named."""
+    """A file, the class in it if it was named, and what pyproject.toml sets of its options."""
 
     file: Path
     class_name: str | None = None
+    module: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.file}::{self.class_name}" if self.class_name else str(self.file)
@@ -32,11 +38,9 @@ def find(reference: str, folder: Path) -> AppRef:
     name, _, class_name = reference.partition("::")
     path = folder / name
     if path.suffix == ".py" or path.is_file():
-        if not path.is_file():
-            raise AppError(f"there is no file {path}")
-        return AppRef(path.resolve(), class_name or None)
+        return _in_file(path, class_name)
     project, apps = _project_apps(folder)
-    if name not in apps:
+    if project is None or name not in apps:
         known = ", ".join(sorted(apps)) or "none"
         close = difflib.get_close_matches(name, apps, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -44,31 +48,62 @@ def find(reference: str, folder: Path) -> AppRef:
             f"{reference!r} is neither a file nor an app of {project or 'a pyproject.toml'} "
             f"(apps there: {known}){hint}"
         )
-    assert project is not None
-    ref = apps[name].get("ref")
-    if not isinstance(ref, str):
-        raise AppError(f"app {name!r} of {project} has no 'ref = \"file.py::Class\"'")
-    file, _, class_name = ref.partition("::")
-    return find(f"{project.parent / file}::{class_name}", project.parent)
+    manifest = read_table(f"app {name!r} of {project}", name, apps[name])
+    table = manifest.table
+    if table.python_entry_point is not None:
+        module, _, symbol = table.python_entry_point.partition(":")
+        file = _file_of(module, project.parent)
+        return AppRef(file, symbol, module, manifest.options)
+    assert table.ref is not None
+    file_name, _, class_name = table.ref.partition("::")
+    found = _in_file(project.parent / file_name, class_name)
+    return AppRef(found.file, found.class_name, options=manifest.options)
 
 
 def load(ref: AppRef) -> type[App]:
     """The app class that ``ref`` names. Raises AppError naming what is in the file."""
-    module = modules.load_file(ref.file)
+    module = modules.load_file(ref.file, ref.module)
+    cls = _only_app(ref, vars(module), module.__name__)
+    options = {name: getattr(cls.options, name) for name in cls.options.model_fields_set}
+    cls.options = checked(f"options of {cls.__name__}", AppOptions, options | dict(ref.options))
+    for name in ref.options:
+        setattr(cls, name, getattr(cls.options, name))
+    return cls
+
+
+def _only_app(ref: AppRef, names: Mapping[str, Any], module: str) -> type[App]:
     apps = {
         name: value
-        for name, value in vars(module).items()
-        if isinstance(value, type)
-        and issubclass(value, App)
-        and value.__module__ == module.__name__
+        for name, value in names.items()
+        if isinstance(value, type) and issubclass(value, App) and value is not App
     }
     if ref.class_name is not None:
         if ref.class_name not in apps:
             raise AppError(f"{ref.file} has no App {ref.class_name!r}; it has {_listed(apps)}")
         return apps[ref.class_name]
-    if len(apps) != 1:
-        raise AppError(f"{ref.file} has {_listed(apps)}; name one as {ref.file.name}::Class")
-    return next(iter(apps.values()))
+    own = {name: app for name, app in apps.items() if app.__module__ == module}
+    if len(own) != 1:
+        raise AppError(f"{ref.file} has {_listed(own)}; name one as {ref.file.name}::Class")
+    return next(iter(own.values()))
+
+
+def _in_file(path: Path, class_name: str) -> AppRef:
+    if not path.is_file():
+        raise AppError(f"there is no file {path}")
+    return AppRef(path.resolve(), class_name or None)
+
+
+def _file_of(module: str, root: Path) -> Path:
+    inner = Path(*module.split("."))
+    places = [
+        root / top / file
+        for top in ("", "src")
+        for file in (inner.with_suffix(".py"), inner / "__init__.py")
+    ]
+    for place in places:
+        if place.is_file():
+            return place.resolve()
+    raise AppError(f"there is no module {module!r} in {root} or {root / 'src'}")
 
 
 def _listed(apps: dict[str, type[App]]) -> str:

@@ -21,10 +21,13 @@ from typing import Any
 import uvicorn
 
 from polyrank import logs
-from polyrank.app import projects, requirements
+from polyrank.app import machine, projects, requirements
 from polyrank.app.app import App
+from polyrank.app.sample import Call, call_of
 from polyrank.app.server import KEEP_ALIVE_S, AppServer, build
+from polyrank.distributed import devices
 from polyrank.errors import AppError, PolyrankError
+from polyrank.settings import EngineSettings
 
 log = logging.getLogger("polyrank.app")
 
@@ -46,7 +49,7 @@ class Announcer(AppServer):
             os.environ["FAL_RUNNER_STATE"] = "RUNNING"
             port = self.servers[0].sockets[0].getsockname()[1]
             announcement = {
-                "app": self._app.name(),
+                "app": self._app.app_name,
                 "host": self.config.host,
                 "port": port,
                 "routes": routes(self._app, self.config.app),
@@ -57,54 +60,24 @@ class Announcer(AppServer):
 
 
 def routes(app: App, api: Any) -> list[dict[str, Any]]:
-    """Path, kind and an example body of every endpoint."""
-    schemas = api.openapi()
+    """Path, kind and a first call of every endpoint."""
+    schema = api.openapi()
     listed = []
-    for method, endpoint in app.endpoints.items():
-        body = {}
+    for method, endpoint in type(app).endpoints.items():
+        call = Call(endpoint.path)
         if not endpoint.is_websocket:
-            operation = schemas["paths"][endpoint.path]["post"]
-            body = _example(operation.get("requestBody"), schemas)
-        listed.append(
-            {
-                "path": endpoint.path,
-                "websocket": endpoint.is_websocket,
-                "method": method,
-                "body": body,
-            }
-        )
+            operation = schema["paths"][endpoint.path]["post"]
+            call = call_of(endpoint.path, operation, schema.get("components", {}))
+        listed.append({"method": method, "websocket": endpoint.is_websocket, **vars(call)})
     return listed
-
-
-def _example(request_body: Any, schemas: dict[str, Any]) -> Any:
-    """A body with the required fields only: what a first curl needs."""
-    if request_body is None:
-        return {}
-    schema = request_body["content"]["application/json"]["schema"]
-    if "$ref" in schema:
-        schema = schemas["components"]["schemas"][schema["$ref"].rsplit("/", 1)[1]]
-    required = schema.get("required", [])
-    return {name: _sample(schema["properties"][name]) for name in required}
-
-
-def _sample(field: dict[str, Any]) -> Any:
-    if field.get("examples"):
-        return field["examples"][0]
-    samples = {
-        "string": "…",
-        "integer": 1,
-        "number": 1.0,
-        "boolean": True,
-        "array": [],
-        "object": {},
-    }
-    return samples.get(field.get("type", ""))
 
 
 def main() -> None:
     """Serves the app that the arguments name."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("ref")
+    parser.add_argument("--module")
+    parser.add_argument("--options", type=json.loads, default={})
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--ranks", type=int)
@@ -127,11 +100,18 @@ def main() -> None:
 def _serve(args: argparse.Namespace) -> None:
     os.environ["FAL_RUNNER_STATE"] = "SETUP"
     file, _, class_name = args.ref.partition("::")
-    cls = projects.load(projects.AppRef(Path(file), class_name or None))
+    ref = projects.AppRef(Path(file), class_name or None, args.module, args.options)
+    cls = projects.load(ref)
     for difference in requirements.differences(cls.options.requirements):
         log.warning("requirement not met here: %s", difference)
-    os.environ["FAL_APP_NAME"] = cls.name()
-    app = cls()
+    gpus = devices.visible_gpus()
+    if told := machine.notice(cls.options, args.ranks, EngineSettings().device, gpus):
+        log.warning("%s", told)
+    os.environ["FAL_APP_NAME"] = str(cls.app_name)
+    try:
+        app = cls()
+    except Exception as error:
+        raise AppError(f"{cls.__name__}() failed: {type(error).__name__}: {error}") from error
     if args.ranks is not None:
         app.num_gpus = args.ranks
     grace = cls.options.termination_grace_period_seconds or DEFAULT_GRACE_S
@@ -149,11 +129,11 @@ def _serve(args: argparse.Namespace) -> None:
         with contextlib.suppress(KeyboardInterrupt):
             server.run()
     except SystemExit as ended:  # uvicorn's way of saying that it could not start
-        raise AppError(f"{cls.name()} could not be started") from ended
+        raise AppError(f"{cls.app_name} could not be started") from ended
     finally:
         os.environ["FAL_RUNNER_STATE"] = "TERMINATING"
     if not server.started:
-        raise AppError(f"{cls.name()} did not start; the reason stands above")
+        raise AppError(f"{cls.app_name} did not start; the reason stands above")
 
 
 def _die_with(parent: int) -> None:

@@ -2,46 +2,127 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterator
 from importlib import metadata
 
+from packaging.markers import Marker
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+
+# Options of a requirements line whose value is the next word.
+VALUED = {
+    *("-i", "--index-url", "--extra-index-url", "-f", "--find-links", "--trusted-host"),
+    *("-c", "--constraint", "-r", "--requirement", "--no-binary", "--only-binary"),
+    *("--platform", "--python-version", "--config-settings", "--index-strategy"),
+}
+EDITABLE = ("-e", "--editable")
+OURS = ("fal", "polyrank")
+_URL = re.compile(r"(?:git|hg|svn|bzr)\+\S+|https?://\S+|file:\S+")
 
 
 def differences(requirements: list[str] | list[list[str]]) -> list[str]:
     """A line for every requirement that this environment does not meet; empty when all are.
 
-    Option lines such as ``--extra-index-url`` and what follows them are not requirements; ``fal``
-    and ``polyrank`` are met by polyrank.
+    Requirements may stand in layers. Option lines such as ``--extra-index-url`` are not
+    requirements; ``fal`` and ``polyrank`` are met by polyrank.
     """
-    lines = [
-        line for layer in requirements for line in ([layer] if isinstance(layer, str) else layer)
-    ]
-    found = []
-    after_option = False
-    for line in lines:
-        if line.startswith("-"):
-            after_option = "=" not in line and " " not in line
-            continue
-        if after_option:
-            after_option = False
-            continue
-        difference = _difference(line)
-        if difference is not None:
-            found.append(difference)
-    return found
+    found = (_difference(line) for line in _requirement_lines(requirements))
+    return list(dict.fromkeys(line for line in found if line is not None))
+
+
+def _requirement_lines(requirements: list[str] | list[list[str]]) -> Iterator[str]:
+    """The lines that name something to install, without options and comments."""
+    is_value = False
+    for layer in requirements:
+        for line in [layer] if isinstance(layer, str) else layer:
+            line = re.sub(r"(^|\s)#.*$", "", line).strip()
+            option, _, value = line.partition(" ")
+            if not line.startswith("-"):
+                if line and not is_value:
+                    yield re.split(r"\s--", line)[0].strip()  # hashes and the like follow
+                is_value = False
+            elif option in EDITABLE:
+                if value:
+                    yield value.strip()
+            else:
+                is_value = option in VALUED and not value
 
 
 def _difference(line: str) -> str | None:
+    url, _, marker = (part.strip() for part in line.partition(" ;"))
+    if _URL.fullmatch(url):
+        return None if marker and not Marker(marker).evaluate() else _url_difference(url)
+    if line.startswith((".", "/", "~")) or line.endswith((".whl", ".tar.gz")):
+        return f"{line}: a path; whether it is installed cannot be checked"
     try:
         wanted = Requirement(line)
-    except InvalidRequirement:
-        return f"{line}: not a requirement that can be checked here"
-    if wanted.name in ("fal", "polyrank") or (wanted.marker and not wanted.marker.evaluate()):
+    except InvalidRequirement as error:
+        return f"{line}: not a requirement: {str(error).splitlines()[0]}"
+    if canonicalize_name(wanted.name) in OURS:
         return None
+    if wanted.marker and not wanted.marker.evaluate():
+        return None
+    return _distribution_difference(line, wanted)
+
+
+def _distribution_difference(line: str, wanted: Requirement) -> str | None:
     try:
-        version = metadata.version(wanted.name)
+        found = metadata.distribution(wanted.name)
     except metadata.PackageNotFoundError:
         return f"{line}: not installed"
-    if wanted.specifier.contains(version, prereleases=True):
-        return None
-    return f"{line}: {version} is installed"
+    if not wanted.specifier.contains(found.version, prereleases=True):
+        return f"{line}: {found.version} is installed"
+    if wanted.url is not None:
+        return _origin_difference(line, found, wanted.url)
+    for extra in sorted(wanted.extras):
+        for needed in map(Requirement, found.requires or []):
+            if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+                continue
+            if needed.marker.evaluate({"extra": extra}):
+                difference = _distribution_difference(str(needed).split(";")[0].strip(), needed)
+                if difference is not None:
+                    return f"{line}: its extra {extra!r} needs {difference}"
+    return None
+
+
+def _url_difference(url: str) -> str | None:
+    """For a URL that stands alone; its name is in ``#egg=`` or in a wheel's file name."""
+    egg = re.search(r"#.*?egg=([\w.-]+)", url)
+    name = egg[1] if egg else None
+    if name is None and url.split("#")[0].endswith(".whl"):
+        try:
+            name = parse_wheel_filename(url.split("#")[0].rsplit("/", 1)[1])[0]
+        except InvalidWheelFilename:
+            name = None
+    if name is None:
+        # Installers keep the URL beside what they installed from it.
+        if any(_origin_difference(url, each, url) is None for each in metadata.distributions()):
+            return None
+        return f"{url}: nothing here was installed from it"
+    try:
+        return _origin_difference(url, metadata.distribution(name), url)
+    except metadata.PackageNotFoundError:
+        return f"{url}: {name} is not installed"
+
+
+def _origin_difference(line: str, found: metadata.Distribution, url: str) -> str | None:
+    origin = json.loads(found.read_text("direct_url.json") or "{}")
+    was, is_at = origin.get("url", ""), _plain(url)
+    if was and _plain(was) == is_at:
+        wanted = re.search(r"\.git@([\w./-]+)|(?<=\w)@([\w.-]+)(?:#|$)", url)
+        revision = (wanted[1] or wanted[2]) if wanted else None
+        info = origin.get("vcs_info", {})
+        if revision in (None, info.get("requested_revision"), info.get("commit_id")):
+            return None
+        return f"{line}: installed from its revision {info.get('requested_revision') or 'HEAD'}"
+    return f"{line}: {found.version} is installed, from {was or 'a package index'}"
+
+
+def _plain(url: str) -> str:
+    """The URL without revision, fragment, version control's prefix and ``.git``."""
+    url = re.sub(r"^\w+\+", "", url.split("#")[0])
+    scheme, separator, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{host}{slash}{path.split('@')[0].removesuffix('.git')}"

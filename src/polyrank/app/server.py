@@ -11,12 +11,17 @@ import contextlib
 import inspect
 import json
 import logging
+import os
+import signal
+import socket
+import sys
+import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any
+from typing import Any, get_type_hints
 
 import uvicorn
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
@@ -27,7 +32,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from polyrank import logs
 from polyrank.app import context
 from polyrank.app.app import App
-from polyrank.errors import FieldException, PolyrankError
+from polyrank.errors import AppError, FieldException, PolyrankError, RunnerStopped
 from polyrank.toolkit import store
 from polyrank.toolkit.folder import ROUTE as FILES_ROUTE
 from polyrank.toolkit.folder import Folder, FolderStore
@@ -35,6 +40,10 @@ from polyrank.toolkit.folder import Folder, FolderStore
 log = logging.getLogger("polyrank.app")
 
 KEEP_ALIVE_S = 300
+# What threads get once everything else has ended.
+LAST_MOMENT_S = 1.0
+# A websocket's close codes, and how many bytes its reason may have.
+SERVER_FAULT, CALLER_FAULT, LONGEST_REASON = 1011, 1008, 123
 OUT_OF_MEMORY = "OutOfMemoryError"
 # Messages of a request body that may wait for the endpoint.
 READ_AHEAD = 4
@@ -58,11 +67,12 @@ def build(app: App) -> FastAPI:
         finally:
             files.close()
 
-    api = FastAPI(title=app.name(), lifespan=lifespan)
+    api = FastAPI(title=app.app_name or "app", lifespan=lifespan)
     api.router.route_class = _Route
-    for method, endpoint in app.endpoints.items():
+    for method, endpoint in type(app).endpoints.items():
         handler = getattr(app, method)
         if endpoint.is_websocket:
+            _check_websocket(handler)
             api.add_api_websocket_route(endpoint.path, handler)
         else:
             api.add_api_route(
@@ -72,7 +82,7 @@ def build(app: App) -> FastAPI:
     async def health() -> Any:
         return await _maybe_await(app.health)
 
-    if not any(endpoint.path == "/health" for endpoint in app.endpoints.values()):
+    if not any(endpoint.path == "/health" for endpoint in type(app).endpoints.values()):
         api.add_api_route("/health", health, methods=["GET"], include_in_schema=False)
     api.add_route(FILES_ROUTE + "/{token}/{name}", _files_route(files), include_in_schema=False)
     api.add_exception_handler(HTTPException, _on_http_exception)
@@ -83,6 +93,19 @@ def build(app: App) -> FastAPI:
     )
     _order_schema(api)
     return api
+
+
+def _check_websocket(handler: Callable[..., Any]) -> None:
+    """Refuses an endpoint that could never be connected to."""
+    name = handler.__qualname__
+    kinds = get_type_hints(handler).values()
+    if not inspect.iscoroutinefunction(handler):
+        raise AppError(f"websocket endpoint {name} must be a coroutine: async def")
+    if not any(inspect.isclass(kind) and issubclass(kind, WebSocket) for kind in kinds):
+        raise AppError(
+            f"websocket endpoint {name} needs a parameter that is a WebSocket: "
+            f"async def {name.rsplit('.', 1)[-1]}(self, websocket: WebSocket)"
+        )
 
 
 def serve(app: App, *, host: str, port: int, grace_s: float = 5.0) -> None:
@@ -96,29 +119,64 @@ def serve(app: App, *, host: str, port: int, grace_s: float = 5.0) -> None:
         log_config=None,
         access_log=False,
     )
-    AppServer(config, app).run()
+    server = AppServer(config, app)
+    try:
+        server.run()
+    finally:
+        server.spare_the_process()
 
 
 class AppServer(uvicorn.Server):
-    """uvicorn, telling the app at once that it is asked to end."""
+    """uvicorn, telling the app at once that it is asked to end, and ending in time.
+
+    Requests get the grace period, ``teardown`` as much again. What then still runs can only be a
+    thread, which nothing can stop: the process ends without it.
+    """
 
     def __init__(self, config: uvicorn.Config, app: App) -> None:
         super().__init__(config)
         self._app = app
+        self._grace_s = float(config.timeout_graceful_shutdown or 0)
+        self._deadlines: list[threading.Timer] = []
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """A signal has arrived; only the first one is told to the app."""
-        if not self.should_exit:
-            if running := len(self.server_state.tasks):
-                log.info(
-                    "ending when %d running request(s) are done; Ctrl-C again ends them at once",
-                    running,
-                )
-            try:
-                self._app.handle_exit()
-            except Exception:
-                log.exception("handle_exit failed")
+        if self.should_exit:
+            self._end_within(LAST_MOMENT_S, sig)
+            return super().handle_exit(sig, frame)
+        if running := len(self.server_state.tasks):
+            log.info(
+                "ending when %d running request(s) are done; Ctrl-C again ends them at once",
+                running,
+            )
+        self._end_within(2 * self._grace_s if self.started else self._grace_s, sig)
+        try:
+            self._app.handle_exit()
+        except Exception:
+            log.exception("handle_exit failed")
         super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Ends requests and tears the app down; threads get a last moment."""
+        await super().shutdown(sockets)
+        self._end_within(LAST_MOMENT_S, signal.SIGTERM)
+
+    def spare_the_process(self) -> None:
+        """For a process that goes on when it no longer serves: no deadline holds any more."""
+        for deadline in self._deadlines:
+            deadline.cancel()
+
+    def _end_within(self, seconds: float, sig: int) -> None:
+        def end() -> None:
+            log.warning("ending with work that did not end in time")
+            logging.shutdown()
+            sys.stdout.flush()
+            os._exit(128 + sig)
+
+        deadline = threading.Timer(seconds, end)
+        deadline.daemon = True
+        deadline.start()
+        self._deadlines.append(deadline)
 
 
 class RequestScope:
@@ -137,40 +195,116 @@ class RequestScope:
             await self._handle(scope, receive, send)
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self._inner(scope, receive, send)
         headers = {
             name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
         }
         request_id = headers.get("x-fal-request-id") or uuid.uuid4().hex
+        path = headers.get("x-fal-endpoint") or scope["path"]
+        request = context.RequestContext(request_id, path, headers)
         logs.request_id.set(request_id)
-        context.current.set(context.RequestContext(request_id, scope["path"], headers))
+        context.current.set(request)
+        if scope["type"] == "websocket":
+            return await WebSocketScope(self._inner).handle(scope, receive, send)
+
+        def on_gone() -> None:
+            request.cancel()
+            work.cancel()
+
+        is_answered = False
 
         async def send_with_id(message: Message) -> None:
+            nonlocal is_answered
             if message["type"] == "http.response.start":
+                is_answered = True
                 message["headers"] = [*message["headers"], *self._extra_headers(request_id)]
             elif not message.get("more_body"):
                 connection.close()  # the answer is whole: what follows is no hang-up
             await send(message)
 
-        connection = _Connection(receive, lambda: work.cancel())
+        connection = _Connection(receive, on_gone)
         work = asyncio.ensure_future(self._inner(scope, connection.receive, send_with_id))
         try:
             await work
         except asyncio.CancelledError:
-            if not connection.gone.is_set():
-                raise
-            log.info("499 %s: the caller went away; the work was cancelled", scope["path"])
+            if connection.gone.is_set():
+                log.info("499 %s: the caller went away; the work was cancelled", scope["path"])
+            else:  # the server's grace period is over
+                request.cancel()
+                log.warning("%s was cut off: the app is ending", scope["path"])
+                if not is_answered:
+                    answer = error_response(RunnerStopped("the app is ending"))
+                    await answer(scope, receive, send_with_id)
         finally:
             work.cancel()
             connection.close()
 
     def _extra_headers(self, request_id: str) -> list[tuple[bytes, bytes]]:
         extra = [(b"x-fal-request-id", request_id.encode("latin-1"))]
-        with contextlib.suppress(NotImplementedError):
-            hints = ",".join(self._app.provide_hints())
-            extra.append((b"x-fal-runner-hints", hints.encode("latin-1", "replace")))
+        try:
+            hints = [hint for hint in self._app.provide_hints() if _fits_a_header(hint)]
+            extra.append((b"x-fal-runner-hints", ",".join(hints).encode("latin-1")))
+        except NotImplementedError:
+            pass  # not the same as having no hints now
+        except Exception:
+            log.exception("provide_hints failed; the answer goes out without")
         return extra
+
+
+def _fits_a_header(hint: str) -> bool:
+    fits = all(" " <= char <= "\xff" and char not in ",\x7f" for char in hint)
+    if not fits:
+        log.warning("the hint %r cannot stand in a header and is left out", hint)
+    return fits
+
+
+class WebSocketScope:
+    """Ends a websocket whose endpoint raised with a reason, as an answer if it was not open yet."""
+
+    def __init__(self, inner: ASGIApp) -> None:
+        self._inner = inner
+        self._is_open = False
+        self._is_over = False
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Runs one connection."""
+
+        async def send_noted(message: Message) -> None:
+            self._is_open = self._is_open or message["type"] == "websocket.accept"
+            self._is_over = (
+                self._is_over
+                or message["type"] != "websocket.accept"
+                and (message["type"] != "websocket.send")
+            )
+            await send(message)
+
+        async def receive_noted() -> Message:
+            message = await receive()
+            self._is_over = self._is_over or message["type"] == "websocket.disconnect"
+            return message
+
+        try:
+            await self._inner(scope, receive_noted, send_noted)
+        except WebSocketDisconnect:
+            pass  # the caller has gone, and the endpoint had nothing more to do
+        except Exception as error:
+            status, body = describe_error(error)
+            if status >= 500:
+                log.error("the websocket endpoint raised", exc_info=error)
+            if not self._is_over:
+                await self._end(scope, send, status, body)
+
+    async def _end(self, scope: Scope, send: Send, status: int, body: dict[str, Any]) -> None:
+        if self._is_open:
+            reason = str(body["detail"]).encode()[:LONGEST_REASON].decode(errors="ignore")
+            code = SERVER_FAULT if status >= 500 else CALLER_FAULT
+            await send({"type": "websocket.close", "code": code, "reason": reason})
+        elif "websocket.http.response" in scope.get("extensions", {}):
+            headers = [(b"content-type", b"application/json")]
+            start = {"type": "websocket.http.response.start", "status": status, "headers": headers}
+            await send(start)
+            await send({"type": "websocket.http.response.body", "body": json.dumps(body).encode()})
+        else:
+            await send({"type": "websocket.close", "code": CALLER_FAULT})
 
 
 def _base_url(scope: Scope) -> str:
@@ -272,13 +406,22 @@ async def _begun(chunks: Any) -> AsyncIterator[Any]:
 def describe_error(error: Exception) -> tuple[int, dict[str, Any]]:
     """HTTP status and JSON body of an exception: a reason, never a stack trace."""
     if isinstance(error, FieldException):
-        return error.status, {"detail": error.problems(), "error_type": error.code}
+        return error.status, {**error.to_pydantic_format(), "error_type": error.code}
+    if isinstance(error, HTTPException):
+        kind = "bad_request" if error.status_code < 500 else "internal_error"
+        return error.status_code, {"detail": error.detail, "error_type": kind}
     if _is_out_of_memory(error):
-        return 503, {"detail": str(error), "error_type": "runner_out_of_memory"}
+        return 503, {"detail": _reason(error), "error_type": "runner_out_of_memory"}
     if isinstance(error, PolyrankError):
-        return error.status, {"detail": error.message, "error_type": error.code}
-    detail = f"{type(error).__name__}: {error}"
+        return error.status, {"detail": _reason(error), "error_type": error.code}
+    name, text = type(error).__name__, str(error)
+    detail = f"{name}: {text}" if text else name
     return 500, {"detail": detail, "error_type": "internal_error"}
+
+
+def _reason(error: Exception) -> str:
+    """What the error says; its name where it says nothing."""
+    return str(error) or type(error).__name__
 
 
 def error_response(error: Exception) -> JSONResponse:
@@ -287,9 +430,14 @@ def error_response(error: Exception) -> JSONResponse:
     if status >= 500 and not isinstance(error, PolyrankError):
         log.error("the endpoint raised", exc_info=error)
     headers = {"x-fal-error-type": body["error_type"]}
-    if status == 422:
-        headers["x-fal-billable-units"] = "0"
+    units = error.billable_units if isinstance(error, FieldException) else 0
+    if status == 422 and units is not None:
+        headers["x-fal-billable-units"] = _amount(units)
     return JSONResponse(body, status, headers)
+
+
+def _amount(units: int | float | str) -> str:
+    return str(units) if isinstance(units, int) else f"{float(units):.8f}"
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -298,11 +446,16 @@ def _is_out_of_memory(error: Exception) -> bool:
     return OUT_OF_MEMORY in names or getattr(error, "error_type", None) == OUT_OF_MEMORY
 
 
-async def _on_http_exception(request: Request, error: Any) -> Response:
+async def _on_http_exception(request: Request | WebSocket, error: Any) -> Response:
+    if isinstance(request, WebSocket):
+        raise error  # ``WebSocketScope`` ends the connection with it
     detail, headers = error.detail, dict(error.headers or {})
     if error.status_code == 404 and detail == "Not Found":
         detail = f"Path {request.url.path} not found"
         headers["x-fal-billable-units"] = "0"
+    if error.status_code == 405 and detail == "Method Not Allowed":
+        allowed = headers.get("allow", "POST")
+        detail = f"{request.url.path} is called with {allowed}, not {request.method}"
     return JSONResponse({"detail": detail}, error.status_code, headers)
 
 

@@ -35,6 +35,9 @@ class ReplicaProcess:
         command = [sys.executable, "-m", "polyrank.app.replica", str(arguments.ref)]
         command += ["--host", arguments.host, "--port", str(arguments.port)]
         command += ["--announce-fd", str(write_fd), "--parent", str(os.getpid())]
+        command += ["--options", json.dumps(dict(arguments.ref.options))]
+        if arguments.ref.module is not None:
+            command += ["--module", arguments.ref.module]
         if arguments.ranks is not None:
             command += ["--ranks", str(arguments.ranks)]
         if arguments.verbose:

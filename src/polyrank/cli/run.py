@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from polyrank.app import projects
+from polyrank.app.sample import Call
 from polyrank.cli.replica import ReplicaArguments, ReplicaProcess
 from polyrank.errors import AppError
 
@@ -31,7 +32,7 @@ def run(
     try:
         found = projects.find(ref, Path.cwd())
     except AppError as error:
-        console.print(f"[red]error:[/red] {error}")
+        console.print("[red]error:[/red]", escape(str(error)), soft_wrap=True)
         return 2
     arguments = ReplicaArguments(found, host, port, device, ranks, verbose)
     supervisor = Supervisor(arguments)
@@ -87,20 +88,17 @@ class Supervisor:
 
 def show(announcement: dict[str, Any]) -> None:
     """Prints the address, and a curl line for every route."""
-    host = "127.0.0.1" if announcement["host"] == "0.0.0.0" else announcement["host"]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(announcement["host"], announcement["host"])
+    host = f"[{host}]" if ":" in host else host
     address = f"http://{host}:{announcement['port']}"
-    console.print(f"[bold]{announcement['app']}[/bold] is ready at [bold]{address}[/bold]")
+    console.print(f"{announcement['app']} is ready at {address}", markup=False, style="bold")
     for route in announcement["routes"]:
         if route["websocket"]:
-            console.print(f"  websocket {address}{route['path']}".replace("http", "ws", 1))
+            line = f"  websocket {address}{route['path']}".replace("http", "ws", 1)
+            console.print(line, soft_wrap=True)
             continue
-        body = json.dumps(route["body"], ensure_ascii=False)
-        stream = "-N " if "stream" in route["path"] else ""
-        console.print(
-            f"  curl {stream}{address}{route['path']} -H 'content-type: application/json' "
-            f"-d '{body}'",
-            soft_wrap=True,
-            markup=False,
-        )
-    console.print(f"  schema {address}/openapi.json, documentation {address}/docs")
+        call = Call(route["path"], route["content_type"], route["body"])
+        line = call.curl(address, stream="stream" in route["path"])
+        console.print(f"  {line}", soft_wrap=True, markup=False)
+    console.print(f"  schema {address}/openapi.json, documentation {address}/docs", soft_wrap=True)
     console.print("Ctrl-C ends it; twice, at once.")

@@ -13,7 +13,7 @@ def test_options_come_from_attributes_and_keywords() -> None:
 
     assert Painter.options.keep_alive == 300
     assert Painter.options.machine_type == "GPU-H100"
-    assert Painter.name() == "brush"
+    assert Painter.app_name == "brush"
     assert Painter().num_gpus == 2
 
 
@@ -33,7 +33,7 @@ def test_a_name_is_made_from_the_class() -> None:
     class MySDXLApp(App):
         pass
 
-    assert MySDXLApp.name() == "my-sdxl-app"
+    assert MySDXLApp.app_name == "my-sdxl-app"
 
 
 def test_an_unknown_keyword_is_refused_with_a_suggestion() -> None:
@@ -82,3 +82,10 @@ def test_an_app_is_an_ordinary_object() -> None:
             return self.start + number
 
     assert Adder(2).add(3) == 5
+
+
+def test_a_name_that_an_app_needs_itself_is_refused() -> None:
+    with pytest.raises(AppError, match="Painter.options: an App keeps its own"):
+
+        class Painter(App):
+            options = {"a": 1}  # type: ignore[assignment]

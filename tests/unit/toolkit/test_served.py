@@ -175,6 +175,8 @@ NAMES = {
     ".image.image": "Image ImageField ImageFormat ImageSize ImageSizeInput ImageSizePreset",
     ".pydantic": "AudioField FalBaseModel Field FileField Hidden ImageField VideoField",
     ".types": "DataUri FileInput HttpsUrl ImageDataUri ImageHttpsUrl ImageInput",
+    ".utils": "File Image",
+    ".utils.endpoint": "cancel_on_disconnect",
     ".video": "Video VideoField",
     ".video.video": "Video VideoField",
 }
