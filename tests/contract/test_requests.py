@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from polyrank.errors import IdempotencyConflict, QueueFull
 from polyrank.store.database import Database
 from polyrank.store.requests import (
     LOW,
-    MAX_ATTEMPTS,
+    MAX_RETRIES,
     RESULT_TTL_S,
     Answer,
     Cancelled,
@@ -167,18 +168,30 @@ async def test_what_is_put_back_waits_and_keeps_its_place(requests: Requests, cl
     assert [leased.id for leased in await lease(requests, 2)] == [first]
 
 
-async def test_attempts_are_limited_and_the_last_reason_is_the_answer(
+async def test_retries_are_limited_and_the_last_reason_is_the_answer(
     requests: Requests, clock: Any
 ) -> None:
     id = (await requests.submit(HELLO)).id
     why = Answer(503, error="the replica said 503", error_type="runner_error")
-    for attempt in range(1, MAX_ATTEMPTS + 1):
+    for attempt in range(1, MAX_RETRIES + 2):
         [leased] = await lease(requests)
         assert leased.attempt == attempt
         assert await requests.put_back(id, attempt, delay_s=0, why=why)
     row = await requests.get(id)
     assert row is not None
     assert (row["state"], row["status_code"], row["error"]) == ("done", 503, why.error)
+
+
+async def test_a_server_that_died_costs_no_retry(
+    open_database: Callable[[str], Database], tmp_path: Path
+) -> None:
+    requests = Requests(open_database(f"sqlite:///{tmp_path / 'polyrank.db'}"))
+    id = (await requests.submit(HELLO)).id
+    for attempt in range(1, MAX_RETRIES + 5):
+        [leased] = await lease(requests)
+        assert leased.attempt == attempt
+        assert await requests.recover() == [id]
+    assert await requests.position(id) == 0
 
 
 async def test_cancelling(requests: Requests) -> None:

@@ -34,7 +34,7 @@ class QueueApp(polyrank.App):
 
     @polyrank.endpoint("/slow")
     async def double_slowly(self, request: Number) -> dict[str, Any]:
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.2)
         return {"double": 2 * request.number}
 
     @polyrank.endpoint("/work")

@@ -87,20 +87,7 @@ class Replica:
     ) -> AsyncIterator[UpstreamAnswer]:
         """Sends a request. Leaving the block early closes the connection, which the replica takes
         for a hang-up: it stops the work. Raises ReplicaUnreachable if there is no answer."""
-        assert self._session is not None, "open() comes first"
-        await self._ready.wait()
-        try:
-            response = await self._session.request(
-                method,
-                self._address + path,
-                headers=forwarded(headers),
-                data=body,
-                allow_redirects=False,
-            )
-        except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
-            raise ReplicaUnreachable(
-                f"the replica of {self.app} did not answer: {error}"
-            ) from error
+        response = await self._send(method, path, forwarded(headers), body)
         try:
             yield UpstreamAnswer(response.status, dict(response.headers), response)
         finally:
@@ -108,3 +95,23 @@ class Replica:
                 response.release()
             else:
                 response.close()
+
+    async def _send(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes
+    ) -> aiohttp.ClientResponse:
+        assert self._session is not None, "open() comes first"
+        while True:
+            await self._ready.wait()
+            address = self._address
+            try:
+                return await self._session.request(
+                    method, address + path, headers=headers, data=body, allow_redirects=False
+                )
+            except aiohttp.ClientConnectorError:
+                # Nobody is there, and nothing was sent: the request is for the next one.
+                if address == self._address:
+                    self.is_gone()
+            except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
+                raise ReplicaUnreachable(
+                    f"the replica of {self.app} did not answer: {error}"
+                ) from error

@@ -29,7 +29,7 @@ from polyrank.store.database import Database
 from polyrank.store.tables import QUEUED, RUNNING, requests
 
 RESULT_TTL_S = 24 * 3600.0
-MAX_ATTEMPTS = 10
+MAX_RETRIES = 10
 # How many a sweep deletes at once, so that it never holds the writer for long.
 SWEEP = 500
 
@@ -144,7 +144,7 @@ class Requests:
 
     async def put_back(self, id: str, attempt: int, *, delay_s: float, why: Answer) -> bool:
         """Queues a running request again where it was; ends it with ``why`` if it has had
-        all its attempts. False if this attempt's lease is over."""
+        all its retries. False if this attempt's lease is over."""
         return await self._database.write(
             lambda c: self._put_back(c, _is_attempt(id, attempt), delay_s, why) == [id]
         )
@@ -163,7 +163,8 @@ class Requests:
         it: on Postgres others may, and their leases run out by themselves."""
         if self._database.dialect == "postgresql":
             return []
-        return await self._database.write(lambda c: self._put_back(c, RUNNING, 0, LOST))
+        # That was no fault of theirs, and costs them no retry.
+        return await self._database.write(lambda c: self._put_back(c, RUNNING, 0, LOST, cost=0))
 
     async def sweep(self) -> int:
         """Deletes some of the answers whose time to live is over; how many."""
@@ -232,6 +233,7 @@ class Requests:
             "priority": new.priority,
             "turn": _next_turn(connection, new.app, new.caller),
             "attempt": 0,
+            "retries": 0,
             "not_before": now,
             "start_deadline": None if new.start_timeout_s is None else now + new.start_timeout_s,
             "timeout_s": new.timeout_s,
@@ -336,16 +338,18 @@ class Requests:
         which: sa.ColumnElement[bool],
         delay_s: float,
         why: Answer,
+        cost: int = 1,
     ) -> list[str]:
         # A request that its caller has cancelled meanwhile is not run again.
         cancelled = self._end(connection, which & requests.c.cancel_requested, CANCELLED)
-        ended = self._end(connection, which & (requests.c.attempt >= MAX_ATTEMPTS), why)
+        ended = self._end(connection, which & (requests.c.retries + cost > MAX_RETRIES), why)
         update = (
             sa.update(requests)
             .where(which)
             .values(
                 state="queued",
                 not_before=self._clock() + delay_s,
+                retries=requests.c.retries + cost,
                 lease_owner=None,
                 lease_until=None,
             )

@@ -51,6 +51,7 @@ requests = Table(
     # Place among requests of one priority; see requests.py on fairness.
     Column("turn", BigInteger, nullable=False),
     Column("attempt", Integer, nullable=False),
+    Column("retries", Integer, nullable=False),
     Column("not_before", Double, nullable=False),
     Column("start_deadline", Double),
     Column("timeout_s", Double),

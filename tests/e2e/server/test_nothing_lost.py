@@ -3,12 +3,13 @@
 ``POLYRANK_CHAOS=30`` kills as often as that, with 500 requests.
 """
 
+import asyncio
 import os
 import random
 import sqlite3
-import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -17,95 +18,110 @@ import pytest
 KILLS = int(os.environ.get("POLYRANK_CHAOS", "6"))
 REQUESTS = 500 if KILLS >= 30 else 120
 SEED = 20261121
+QUEUE = "/queue/local/queue-app"
 
 
 class Caller:
-    """A caller who does not give up: it submits again, by the same key, until it has an answer."""
+    """A caller who does not give up: what a kill cuts off, it asks again, by the same key."""
 
-    def __init__(self, server) -> None:
+    def __init__(self, server: Any) -> None:
         self._server = server
-        self._changed = threading.Condition()
+        self._clients: dict[str, httpx.AsyncClient] = {}
+        self._changed = asyncio.Condition()
         self._results = 0
 
-    def submit(self, number: int) -> str:
-        def attempt(client: httpx.Client) -> str:
-            answer = client.post(
-                "/queue/local/queue-app/slow",
+    async def call(self, number: int, accepted: asyncio.Semaphore) -> Any:
+        """Submits a request, and waits for its result."""
+        submitted = await self._insist(
+            lambda client: client.post(
+                f"{QUEUE}/slow",
                 json={"number": number},
                 headers={"idempotency-key": f"request {number}"},
             )
-            answer.raise_for_status()
-            return answer.json()["request_id"]
-
-        return self._insist(attempt)
-
-    def result(self, id: str) -> dict[str, int]:
-        def attempt(client: httpx.Client) -> dict[str, int]:
-            url = f"/queue/local/queue-app/requests/{id}"
-            with client.stream("GET", f"{url}/status/stream") as events:
-                for _ in events.iter_lines():
-                    pass
-            answer = client.get(url)
-            answer.raise_for_status()
-            return answer.json()
-
-        answer = self._insist(attempt)
-        with self._changed:
+        )
+        accepted.release()
+        url = f"{QUEUE}/requests/{submitted['request_id']}"
+        await self._insist(lambda client: client.get(f"{url}/status/stream"), is_json=False)
+        result = await self._insist(lambda client: client.get(url))
+        async with self._changed:
             self._results += 1
             self._changed.notify_all()
-        return answer
+        return result
 
-    def wait_for_a_result(self) -> None:
-        with self._changed:
-            before = self._results
-            assert self._changed.wait_for(lambda: self._results > before, 60)
+    async def wait_for_results(self, count: int) -> None:
+        """Between two kills something must get done, or the next one would not hurt."""
+        async with asyncio.timeout(60), self._changed:
+            wanted = self._results + count
+            await self._changed.wait_for(lambda: self._results >= wanted)
 
-    def server_is_back(self) -> None:
-        with self._changed:
+    async def server_is_back(self) -> None:
+        async with self._changed:
             self._changed.notify_all()
 
-    def _insist(self, attempt):
+    async def _insist(
+        self,
+        ask: Callable[[httpx.AsyncClient], Awaitable[httpx.Response]],
+        is_json: bool = True,
+    ) -> Any:
         while True:
+            address = self._server.address
             try:
-                with httpx.Client(base_url=self._server.address, timeout=60) as client:
-                    return attempt(client)
-            except httpx.HTTPError:
-                with self._changed:
-                    self._changed.wait(0.5)
+                answer = await ask(self._client(address))
+                answer.raise_for_status()
+                return answer.json() if is_json else None
+            except httpx.TransportError:
+                async with self._changed:
+                    await self._changed.wait_for(lambda: self._server.address != address)  # noqa: B023
+
+    def _client(self, address: str) -> httpx.AsyncClient:
+        if address not in self._clients:
+            limits = httpx.Limits(max_connections=None)
+            self._clients[address] = httpx.AsyncClient(
+                base_url=address, timeout=None, limits=limits
+            )
+        return self._clients[address]
+
+    async def close(self) -> None:
+        for client in self._clients.values():
+            await client.aclose()
 
 
-def replica_of(server) -> psutil.Process | None:
+def replica_of(server: Any) -> psutil.Process | None:
     for child in psutil.Process(server.process.pid).children():
         if "polyrank.app.replica" in child.cmdline():
             return child
     return None
 
 
-@pytest.mark.timeout(600)
-def test_every_accepted_request_ends_once_with_its_own_result(server, tmp_path: Path) -> None:
+async def kill_at_random(server: Any, caller: Caller) -> None:
     chance = random.Random(SEED)
-    caller = Caller(server)
-    with ThreadPoolExecutor(16) as pool:
-        submitted = [pool.submit(caller.submit, number) for number in range(REQUESTS)]
-        ids = [future.result() for future in submitted]
-        results = [pool.submit(caller.result, id) for id in ids]
-        for _ in range(KILLS):
-            # Between two kills something must get done, or the next one would not hurt.
-            caller.wait_for_a_result()
-            if chance.random() < 0.5:
-                server.process.kill()
-                server.end()
-                server.start()
-                caller.server_is_back()
-            elif (replica := replica_of(server)) is not None:
-                replica.kill()
-        answers = [result.result(300) for result in results]
-    assert answers == [{"double": 2 * number} for number in range(REQUESTS)]
-    server.end()
+    for _ in range(KILLS):
+        await caller.wait_for_results(chance.randint(1, 9))
+        if chance.random() < 0.5:
+            server.process.kill()
+            await asyncio.to_thread(server.end)
+            await asyncio.to_thread(server.start)
+            await caller.server_is_back()
+        elif (replica := replica_of(server)) is not None:
+            replica.kill()
+
+
+@pytest.mark.timeout(600)
+async def test_every_accepted_request_ends_once_with_its_own_result(
+    server: Any, tmp_path: Path
+) -> None:
+    caller, accepted = Caller(server), asyncio.Semaphore(0)
+    calls = asyncio.gather(*(caller.call(number, accepted) for number in range(REQUESTS)))
+    for _ in range(REQUESTS):
+        await accepted.acquire()
+    await kill_at_random(server, caller)
+    assert await calls == [{"double": 2 * number} for number in range(REQUESTS)]
+    await caller.close()
+    await asyncio.to_thread(server.end)
     with sqlite3.connect(tmp_path / "polyrank.db") as database:
         rows = database.execute("select state, count(*), max(attempt) from requests group by 1")
         [(state, count, attempts)] = rows.fetchall()
     database.close()
     assert (state, count) == ("done", REQUESTS)
     assert attempts > 1  # the kills did hurt
-    server.start()
+    await asyncio.to_thread(server.start)
