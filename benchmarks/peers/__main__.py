@@ -78,21 +78,23 @@ def main() -> None:
         try:
             installed.append((peer, peer.install(args.environments.resolve())))
         except subprocess.CalledProcessError as failure:
-            why = (failure.stderr or b"").decode(errors="replace").strip().splitlines()
-            left_out.append(f"{peer.name} left out, it does not install here: {why[-1:]}")
+            said = (failure.stderr or b"").decode(errors="replace").splitlines()
+            why = next((line for line in reversed(said) if line.startswith("ERROR")), str(failure))
+            left_out.append(f"{peer.name} is left out, it does not install here: {why}")
     header, columns = machine(), {}
     for peer, commands in installed:
         print(f"measuring {peer.name}", file=sys.stderr, flush=True)
         try:
             column = asyncio.run(measure(peer, commands))
         except (RuntimeError, OSError, EOFError) as failure:
-            left_out.append(f"{peer.name} left out: {failure}")
+            left_out.append(f"{peer.name} is left out: {failure}")
         else:
             columns[f"{peer.name} {version(peer, commands)}"] = column
     print(f"{header}\n\n| | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
     for row, cells in zip(ROWS, zip(*columns.values(), strict=True), strict=True):
         print(f"| {row} | {' | '.join(cell.replace('|', '/') for cell in cells)} |")
-    print(*("\n" + line for line in left_out), sep="\n", end="")
+    for line in left_out:
+        print(f"\n{line}")
 
 
 if __name__ == "__main__":

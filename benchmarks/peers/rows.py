@@ -76,7 +76,11 @@ async def worker_killed(server: Server) -> tuple[str, str]:
     log = server.new_log()
     in_flight = asyncio.create_task(_call(server, log))
     await asyncio.sleep(WORK_S / 10)
-    os.kill(int(log.read_text().split()[-1]), signal.SIGKILL)
+    pids = log.read_text().split()
+    if not pids:
+        in_flight.cancel()
+        return "the work did not begin", "not measured"
+    os.kill(int(pids[-1]), signal.SIGKILL)
     killed = time.perf_counter()
     back = await _back(server, killed)
     await asyncio.wait([in_flight], timeout=killed + CAP_S - time.perf_counter())
@@ -114,10 +118,12 @@ async def _stopped(log: Path) -> str:
     """How many steps the work makes from now on."""
     before = _count(log)
     await asyncio.sleep(WORK_S + 1)  # as long as it could go on, and more
-    after = _count(log) - before
-    if before + after >= STEPS:
-        return f"**not stopped**: {after} more steps, to the end"
-    return f"stopped after {after} more step{'' if after == 1 else 's'}"
+    more = _count(log) - before
+    if before == 0:
+        return f"the work had not begun; {more} steps later"
+    if before + more >= STEPS:
+        return f"**not stopped**, {more} more steps to its end" if more else "it ran to its end"
+    return f"stopped, {more} more step{'' if more == 1 else 's'}"
 
 
 def _count(log: Path) -> int:

@@ -43,7 +43,14 @@ class Peer:
         wanted = "\n".join(self.requirements)
         if not made.exists() or made.read_text() != wanted:
             subprocess.run([sys.executable, "-m", "venv", "--clear", made.parent], check=True)
-            pip = [made.parent / "bin" / "python", "-m", "pip", "install", "-q"]
+            pip = [
+                made.parent / "bin" / "python",
+                "-m",
+                "pip",
+                "install",
+                "-q",
+                "--disable-pip-version-check",
+            ]
             subprocess.run([*pip, *self.requirements], check=True, stderr=subprocess.PIPE)
             made.write_text(wanted)
         return made.parent / "bin"

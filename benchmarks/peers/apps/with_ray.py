@@ -16,7 +16,8 @@ class Request(BaseModel):
     log: str
 
 
-@serve.deployment
+# The default of 5 throttles 32 callers: the proxy waits longer and longer between its attempts.
+@serve.deployment(max_ongoing_requests=64)
 @serve.ingress(api)
 class Sampler:
     """The model and its app."""
