@@ -42,15 +42,9 @@ class Peer:
         made = folder / self.package / ".installed"
         wanted = "\n".join(self.requirements)
         if not made.exists() or made.read_text() != wanted:
-            subprocess.run([sys.executable, "-m", "venv", "--clear", made.parent], check=True)
-            pip = [
-                made.parent / "bin" / "python",
-                "-m",
-                "pip",
-                "install",
-                "-q",
-                "--disable-pip-version-check",
-            ]
+            home = str(made.parent)
+            pip = [f"{home}/bin/python", *"-m pip install -q --disable-pip-version-check".split()]
+            subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
             subprocess.run([*pip, *self.requirements], check=True, stderr=subprocess.PIPE)
             made.write_text(wanted)
         return made.parent / "bin"
