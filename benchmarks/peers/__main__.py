@@ -12,10 +12,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+import psutil
+
 from benchmarks.peers import rows
 from benchmarks.peers.servers import PEERS, Peer, Server
 
 ROWS = (
+    "what else used the CPU, in the 5 s before",
     "start to the first good answer",
     "no-op, one caller: median / p99",
     "no-op, 32 callers",
@@ -31,11 +34,13 @@ SHORT_S = 1
 async def measure(peer: Peer, commands: Path) -> list[str]:
     """A column of the table."""
     with tempfile.TemporaryDirectory(prefix="peers-", ignore_cleanup_errors=True) as folder:
+        others = f"{psutil.cpu_percent(5):.0f} %"
         # Started first: it also warms the page cache, so that no peer's start is a first start.
         async with Server(peer, commands, Path(folder), SHORT_S) as server:
             limit = await rows.timed_out(server)
         async with Server(peer, commands, Path(folder), LONG_S) as server:
             return [
+                others,
                 f"{server.start_s:.1f} s",
                 await rows.latency(server),
                 await rows.throughput(server),
