@@ -15,7 +15,7 @@ endif
 GPUS ?= 2
 TORCHVISION := .tools/torchvision
 
-.PHONY: demo test lint types layers unit bench-runner bench-runner-gpu clean
+.PHONY: demo test lint types layers unit bench-runner bench-runner-gpu bench-peers clean
 demo: $(VENV)/.installed
 	$(VENV)/bin/polyrank demo
 
@@ -42,6 +42,10 @@ bench-runner: $(VENV)/.installed
 bench-runner-gpu: $(VENV)/.installed
 	$(PY) -m benchmarks.runner --device cuda --ranks $(GPUS)
 	$(PY) -m benchmarks.sdxl --ranks $(GPUS)
+
+# polyrank beside other servers, each in an environment of its own below build/peers.
+bench-peers: $(VENV)/.installed
+	$(PY) -m benchmarks.peers
 
 # A machine without python3-venv still has pip, which can bring virtualenv.
 $(VENV)/bin/pip:

@@ -1,0 +1,1 @@
+"""polyrank beside its peers, measured on this machine. ``make bench-peers``."""
