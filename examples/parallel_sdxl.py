@@ -189,6 +189,10 @@ class ParallelSDXL(App):
     async def teardown(self) -> None:
         await self.runner.stop()
 
+    def health(self) -> dict[str, Any]:
+        """What each rank's start took, beside being alive."""
+        return {"status": "ok", "ranks": self.runner.timings}
+
     @endpoint("/")
     async def paint(self, request: Prompt) -> Pictures:
         result = await self.runner.invoke(request.to_payload())

@@ -30,6 +30,8 @@ def test_the_demo_paints_previews_and_a_grid(tmp_path: Path) -> None:
     assert re.search(
         r"ready in [\d.]+ s, first preview after [\d.]+ s, all pictures in", program.output
     )
+    said = " ".join(program.output.split())
+    assert re.search(r"slowest rank's start: spawn [\d.]+ s, .*setup [\d.]+ s", said)
     assert "seeds [4, 5]" in program.output
     assert "rank 1 is ready" in (tmp_path / "log.txt").read_text()
     assert "rank 1 is ready" not in program.output

@@ -104,6 +104,7 @@ def paint(
     console.print(f"{prompt!r}, seeds {result['seeds']} -> {grid}")
     first = f"first preview after {first_preview_s:.2f} s, " if first_preview_s else ""
     console.print(f"ready in {ready_s:.1f} s, {first}all pictures in {painted_s:.2f} s")
+    console.print(f"the slowest rank's start: {phases(f'http://127.0.0.1:{port}/health')}")
 
 
 def events(url: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -115,6 +116,15 @@ def events(url: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for line in answer.iter_lines():
             if line.startswith("data: "):
                 yield json.loads(line.removeprefix("data: "))
+
+
+def phases(url: str) -> str:
+    """What the start of the slowest rank was spent on, as the example's health says."""
+    ranks: list[dict[str, Any]] = httpx.get(url).json()["ranks"]
+    names = [name for name, value in ranks[0].items() if isinstance(value, float)]
+    return ", ".join(
+        f"{name.removesuffix('_s')} {max(rank[name] for rank in ranks):.2f} s" for name in names
+    )
 
 
 def save(file: dict[str, Any], path: Path) -> None:
