@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import signal
 import time
@@ -15,8 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from polyrank.app.projects import AppRef
-from polyrank.cli.replica import ReplicaArguments, ReplicaProcess
+from polyrank.cli.replica import ReplicaProcess, arguments_for
 from polyrank.cli.run import show
+from polyrank.toolkit import File
 
 console = Console(stderr=True, highlight=False)
 
@@ -46,7 +46,7 @@ def demo(
     begun = time.perf_counter()
     with path.open("w") as log:
         replica = ReplicaProcess(
-            ReplicaArguments(AppRef(example, "ParallelSDXL"), ranks=ranks, verbose=verbose),
+            arguments_for(AppRef(example, "ParallelSDXL"), ranks=ranks, verbose=verbose),
             log=None if verbose else log,
         )
     signal.signal(signal.SIGTERM, lambda *_: replica.signal(signal.SIGTERM))
@@ -128,8 +128,8 @@ def phases(url: str) -> str:
 
 
 def save(file: dict[str, Any], path: Path) -> None:
-    """Writes a file object that holds a data URI."""
-    path.write_bytes(base64.b64decode(file["url"].partition(",")[2]))
+    """Writes a file object of an answer."""
+    File.model_validate(file).save(path, overwrite=True)
 
 
 def write_grid(file: dict[str, Any], path: Path) -> Path:

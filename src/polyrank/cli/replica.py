@@ -6,23 +6,22 @@ import json
 import os
 import signal
 import subprocess
-import sys
-from dataclasses import dataclass
 from typing import IO, Any
 
 from polyrank.app.projects import AppRef
+from polyrank.scaler.local import ReplicaArguments
 
 
-@dataclass(frozen=True)
-class ReplicaArguments:
-    """What ``python -m polyrank.app.replica`` is started with."""
-
-    ref: AppRef
-    host: str = "127.0.0.1"
-    port: int = 0
-    device: str | None = None
-    ranks: int | None = None
-    verbose: bool = False
+def arguments_for(
+    ref: AppRef,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    device: str | None = None,
+    ranks: int | None = None,
+    verbose: bool = False,
+) -> ReplicaArguments:
+    """What a replica of the app at ``ref`` is started with."""
+    return ReplicaArguments(str(ref), ref.options, ref.module, host, port, device, ranks, verbose)
 
 
 class ReplicaProcess:
@@ -32,21 +31,12 @@ class ReplicaProcess:
         """Starts it; what it and its ranks write goes to ``log``, or to this terminal."""
         read_fd, write_fd = os.pipe()
         os.set_inheritable(write_fd, True)
-        command = [sys.executable, "-m", "polyrank.app.replica", str(arguments.ref)]
-        command += ["--host", arguments.host, "--port", str(arguments.port)]
-        command += ["--announce-fd", str(write_fd), "--parent", str(os.getpid())]
-        command += ["--options", json.dumps(dict(arguments.ref.options))]
-        if arguments.ref.module is not None:
-            command += ["--module", arguments.ref.module]
-        if arguments.ranks is not None:
-            command += ["--ranks", str(arguments.ranks)]
-        if arguments.verbose:
-            command.append("--verbose")
-        environment = dict(os.environ)
-        if arguments.device is not None:
-            environment["POLYRANK_DEVICE"] = arguments.device
         self._process = subprocess.Popen(
-            command, pass_fds=[write_fd], env=environment, stdout=log, stderr=log
+            arguments.command(write_fd),
+            pass_fds=[write_fd],
+            env=arguments.environment(),
+            stdout=log,
+            stderr=log,
         )
         os.close(write_fd)
         self._announcement = os.fdopen(read_fd)

@@ -12,8 +12,9 @@ from rich.markup import escape
 
 from polyrank.app import projects
 from polyrank.app.sample import Call
-from polyrank.cli.replica import ReplicaArguments, ReplicaProcess
+from polyrank.cli.replica import ReplicaProcess, arguments_for
 from polyrank.errors import AppError
+from polyrank.scaler.local import ReplicaArguments
 
 console = Console(stderr=True, highlight=False)
 
@@ -34,7 +35,7 @@ def run(
     except AppError as error:
         console.print("[red]error:[/red]", escape(str(error)), soft_wrap=True)
         return 2
-    arguments = ReplicaArguments(found, host, port, device, ranks, verbose)
+    arguments = arguments_for(found, host, port, device, ranks, verbose)
     supervisor = Supervisor(arguments)
     # The terminal sends Ctrl-C to the replica too; it ends, and then so do we.
     signal.signal(signal.SIGINT, lambda *_: supervisor.note_end())

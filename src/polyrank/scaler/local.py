@@ -9,8 +9,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 log = logging.getLogger("polyrank.scaler")
@@ -21,9 +21,15 @@ MAX_PAUSE_S = 60.0
 
 @dataclass(frozen=True)
 class ReplicaArguments:
-    """What ``python -m polyrank.app.replica`` is started with; ``ref`` is ``FILE[::Class]``."""
+    """What ``python -m polyrank.app.replica`` is started with.
+
+    ``ref`` is ``FILE[::Class]``; ``options`` are those of the app's table in pyproject.toml, and
+    ``module`` the dotted name of a file in a package.
+    """
 
     ref: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    module: str | None = None
     host: str = "127.0.0.1"
     port: int = 0
     device: str | None = None
@@ -35,6 +41,9 @@ class ReplicaArguments:
         command = [sys.executable, "-m", "polyrank.app.replica", self.ref]
         command += ["--host", self.host, "--port", str(self.port)]
         command += ["--announce-fd", str(announce_fd), "--parent", str(os.getpid())]
+        command += ["--options", json.dumps(dict(self.options))]
+        if self.module is not None:
+            command += ["--module", self.module]
         if self.ranks is not None:
             command += ["--ranks", str(self.ranks)]
         if self.verbose:
