@@ -80,6 +80,16 @@ async def event_age_ms(runner: DistributedRunner, events: int) -> float:
     return statistics.median(ages) * 1e3
 
 
+def slowest_phases(runner: DistributedRunner) -> str:
+    """What each phase of the start took on the rank where it took longest."""
+    slowest = {name: max(row[name] for row in runner.timings) for name in runner.timings[0]}
+    return ", ".join(
+        f"{name.removesuffix('_s')} {s:.2f} s"
+        for name, s in slowest.items()
+        if isinstance(s, float)
+    )
+
+
 async def measure(ranks: int, device: str, repeats: int) -> None:
     """Prints the table."""
     start = time.perf_counter()
@@ -91,7 +101,7 @@ async def measure(ranks: int, device: str, repeats: int) -> None:
     picture = await median_ms(lambda: runner.invoke({"do": "picture"}), repeats // 10, 10)
     echo = await median_ms(lambda: runner.invoke({"do": "echo", "array": array}), 20, 5)
     age = await event_age_ms(runner, 200)
-    phases = {k: max(row[k] for row in runner.timings) for k in runner.timings[0]}
+    phases = slowest_phases(runner)
     await runner.stop()
     bare = await bare_zeromq(ranks, repeats)
     print(
@@ -106,10 +116,7 @@ async def measure(ranks: int, device: str, repeats: int) -> None:
         f"| `invoke`, 64 MiB each way | {echo:.1f} ms | <= 15 ms |\n"
         f"| start to ready | {start_s:.2f} s | |"
     )
-    spent = ", ".join(
-        f"{name.removesuffix('_s')} {s:.2f} s" for name, s in phases.items() if isinstance(s, float)
-    )
-    print(f"\nslowest rank's phases: {spent}")
+    print(f"\nslowest rank's phases: {phases}")
 
 
 def main() -> None:

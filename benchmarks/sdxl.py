@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.runner import slowest_phases
 from examples.parallel_sdxl import SHAPES, Painter
 from polyrank.distributed import DistributedRunner
 
@@ -179,11 +180,7 @@ async def measure(args: argparse.Namespace) -> None:
         if number >= WARM_UP:
             plain.append(one)
             previews.append(other)
-    phases = ", ".join(
-        f"{name.removesuffix('_s')} {max(row[name] for row in runner.timings):.2f} s"
-        for name, value in runner.timings[0].items()
-        if isinstance(value, float)
-    )
+    phases = slowest_phases(runner)
     await runner.stop()
     own = median(plain, lambda m: m.pipeline_s)
     wall = median(plain, lambda m: m.wall_s)
