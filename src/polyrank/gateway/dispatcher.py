@@ -97,8 +97,9 @@ class Dispatcher:
             try:
                 for id in await self._requests.expire():
                     self._notices.publish(id)
-                self._work.set()  # what paused may go on
                 due = await self._requests.next_due()
+                # After looking: what paused and is due by now is not in that time any more.
+                self._work.set()
             except StoreUnavailable as error:
                 log.error("%s; trying again", error)
                 due = time.time() + STORE_PAUSE_S
