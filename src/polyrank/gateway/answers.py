@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import httpx
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from polyrank.errors import InvalidInput, PolyrankError, QueueFull
+from polyrank.errors import InvalidInput, PolyrankError
 
 MAX_BODY_BYTES = 100 * 2**20
 RETRY_AFTER_S = 1
+MAX_WEBHOOK_URL = 4096
 
 
 class UnknownApp(PolyrankError):
@@ -31,8 +33,8 @@ def error_answer(error: Exception, request_id: str | None = None) -> JSONRespons
     headers = {"x-fal-error-type": error.code}
     if request_id is not None:
         headers["x-fal-request-id"] = request_id
-    if isinstance(error, QueueFull):
-        headers["retry-after"] = str(RETRY_AFTER_S)
+    if error.status == 429:
+        headers["retry-after"] = str(error.details.get("retry_after_s", RETRY_AFTER_S))
     body = {"detail": error.message, "error_type": error.code}
     return JSONResponse(body, error.status, headers)
 
@@ -62,3 +64,19 @@ def start_timeout(request: Request) -> float | None:
     if not 0 < seconds < float("inf"):
         raise InvalidInput(f"X-Fal-Request-Timeout is a number of seconds, not {value!r}")
     return seconds
+
+
+def webhook_url(request: Request) -> str | None:
+    """The ``fal_webhook`` of a submit. Raises InvalidInput if it is not an http(s) URL."""
+    text = request.query_params.get("fal_webhook")
+    if text is None:
+        return None
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL as error:
+        raise InvalidInput(f"fal_webhook is not a URL: {error}") from None
+    if url.scheme not in ("http", "https") or not url.host or len(text) > MAX_WEBHOOK_URL:
+        raise InvalidInput(
+            f"fal_webhook is an http or https URL of up to {MAX_WEBHOOK_URL} characters"
+        )
+    return text

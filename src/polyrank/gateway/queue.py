@@ -13,7 +13,8 @@ from starlette.routing import BaseRoute, Route
 
 from polyrank.errors import InvalidInput, PolyrankError
 from polyrank.gateway.addresses import split_app
-from polyrank.gateway.answers import UnknownApp, read_body, start_timeout
+from polyrank.gateway.answers import UnknownApp, read_body, start_timeout, webhook_url
+from polyrank.gateway.callers import caller_of
 from polyrank.gateway.dispatcher import Dispatcher
 from polyrank.gateway.notices import Notices
 from polyrank.gateway.upstream import forwarded
@@ -68,7 +69,7 @@ class Queue:
         submitted = await self._requests.submit(
             NewRequest(
                 app=wanted.app,
-                caller=request.client.host if request.client else "",
+                caller=caller_of(request).name,
                 body=await read_body(request),
                 path=wanted.path,
                 headers=headers,
@@ -76,6 +77,7 @@ class Queue:
                 priority=_priority(request),
                 start_timeout_s=start_timeout(request),
                 idempotency_key=request.headers.get("idempotency-key"),
+                webhook_url=webhook_url(request),
             ),
             max_queued=_max_queued(request),
         )
@@ -122,6 +124,9 @@ class Queue:
     async def cancel(self, request: Request) -> Response:
         """Ends a request that waits, and has one that runs stopped on every rank."""
         id = request.path_params["id"]
+        submitter = await self._requests.submitter(id)
+        if submitter is None or not caller_of(request).may_see(submitter):
+            return JSONResponse({"status": "NOT_FOUND"}, 404)
         outcome = await self._requests.cancel(id)
         if outcome is Cancelled.UNKNOWN:
             return JSONResponse({"status": "NOT_FOUND"}, 404)
@@ -134,7 +139,7 @@ class Queue:
 
     async def _row(self, request: Request) -> RowMapping:
         row = await self._requests.get(request.path_params["id"])
-        if row is None:
+        if row is None or not caller_of(request).may_see(row["caller"]):
             raise UnknownRequest(f"there is no request {request.path_params['id']!r} here")
         return row
 

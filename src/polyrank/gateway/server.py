@@ -14,16 +14,27 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from polyrank.errors import PolyrankError
+from polyrank.gateway import signatures, tokens
+from polyrank.gateway.accounts import Accounts
 from polyrank.gateway.addresses import find_target
 from polyrank.gateway.answers import error_answer
+from polyrank.gateway.callers import Callers
 from polyrank.gateway.dispatcher import Dispatcher
+from polyrank.gateway.gate import Access, Gate
 from polyrank.gateway.notices import Notices
+from polyrank.gateway.outbox import Outbox
 from polyrank.gateway.queue import Queue
 from polyrank.gateway.run import RunFace
+from polyrank.gateway.signatures import Signer
+from polyrank.gateway.tokens import Tokens
 from polyrank.gateway.upstream import Replica
+from polyrank.gateway.webhooks import Deliveries, Schedule
 from polyrank.store.database import Database
+from polyrank.store.keys import Keys
 from polyrank.store.migrations import upgrade
 from polyrank.store.requests import Requests
+from polyrank.store.signing import SigningKeys
+from polyrank.store.webhooks import Webhooks
 
 
 class Server:
@@ -32,10 +43,30 @@ class Server:
     ``replicas`` are the running apps by name (``local/hello``).
     """
 
-    def __init__(self, database_url: str, replicas: Mapping[str, Replica]) -> None:
+    def __init__(
+        self,
+        database_url: str,
+        replicas: Mapping[str, Replica],
+        *,
+        access: Access | None = None,
+        local_needs_key: bool = False,
+        webhook_networks: tuple[str, ...] = (),
+        webhook_schedule: Schedule | None = None,
+    ) -> None:
         self.database = Database(database_url)
         upgrade(self.database)
-        self.requests = Requests(self.database)
+        secrets = SigningKeys(self.database)
+        signer = Signer(secrets.get("webhooks", signatures.new_key))
+        webhooks = Webhooks(self.database)
+        self.requests = Requests(self.database, on_webhook=lambda: self.deliveries.wake())
+        self.deliveries = Deliveries(
+            webhooks, self.requests, signer, networks=webhook_networks, schedule=webhook_schedule
+        )
+        self.outbox = Outbox(webhooks, self.requests, signer, self.deliveries.wake)
+        self.tokens = Tokens(secrets.get("tokens", tokens.new_key))
+        self.accounts = Accounts(self.tokens)
+        callers = Callers(Keys(self.database), self.tokens, local_needs_key=local_needs_key)
+        self.gate = Gate(callers, access)
         self.notices = Notices()
         self.replicas = dict(replicas)
         owner = uuid.uuid4().hex
@@ -51,6 +82,7 @@ class Server:
             await replica.open()
         await self.requests.recover()
         tasks = [asyncio.create_task(d.run()) for d in self.dispatchers.values()]
+        tasks.append(asyncio.create_task(self.deliveries.run()))
         try:
             yield
         finally:
@@ -77,24 +109,32 @@ def build(server: Server) -> ASGIApp:
         return error_answer(error)
 
     pages = Starlette(
-        routes=[Route("/health", health)],
+        routes=[Route("/health", health), *server.accounts.routes(), *server.outbox.routes()],
         lifespan=lifespan,
         exception_handlers={PolyrankError: on_error},
     )
     queue = Queue(server.requests, server.dispatchers, server.notices)
     faces: dict[str, ASGIApp] = {
         "run": RunFace(server.replicas),
-        "queue": Starlette(routes=queue.routes(), exception_handlers={PolyrankError: on_error}),
+        "queue": Starlette(
+            routes=[*server.outbox.queue_routes(), *queue.routes()],
+            exception_handlers={PolyrankError: on_error},
+        ),
     }
 
     async def by_face(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await pages(scope, receive, send)
-        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        target = find_target(
-            headers.get(b"host", ""), scope["path"], headers.get(b"x-fal-target-url")
-        )
-        scope = {**scope, "path": target.path, "face_prefix": target.prefix}
+        headers = dict(scope["headers"])
+        target_url = headers.get(b"x-fal-target-url", b"").decode("latin-1")
+        host = headers.get(b"host", b"").decode("latin-1")
+        target = find_target(host, scope["path"], target_url)
+        try:
+            caller = await server.gate.admit(scope, headers, target)
+        except PolyrankError as error:
+            return await server.gate.refuse(error, scope, receive, send)
+        state = {**scope.get("state", {}), "caller": caller}
+        scope = {**scope, "path": target.path, "face_prefix": target.prefix, "state": state}
         await faces.get(target.face, pages)(scope, receive, send)
 
     return by_face

@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, RowMapping
@@ -26,7 +26,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from polyrank.errors import IdempotencyConflict, QueueFull
 from polyrank.store.database import Database
-from polyrank.store.tables import QUEUED, RUNNING, requests
+from polyrank.store.tables import QUEUED, RUNNING, requests, webhooks
 
 RESULT_TTL_S = 24 * 3600.0
 MAX_RETRIES = 10
@@ -60,11 +60,14 @@ class NewRequest:
     start_timeout_s: float | None = None
     timeout_s: float | None = None
     idempotency_key: str | None = None
+    webhook_url: str | None = None
 
     @property
     def fingerprint(self) -> str:
         """What an idempotency key stands for: two requests with one key must agree in it."""
-        parts = (self.app, self.method, self.path)
+        parts = [self.app, self.method, self.path]
+        if self.webhook_url is not None:
+            parts.append(self.webhook_url)
         return hashlib.sha256("\n".join(parts).encode() + b"\n" + self.body).hexdigest()
 
 
@@ -111,12 +114,28 @@ class Renewal:
     lost: list[str]
 
 
-class Requests:
-    """The requests of one database. Every method is one transaction."""
+class _Changed(NamedTuple):
+    """A request that ended or was put back; the URL, if its end is to be told to somebody."""
 
-    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+    id: str
+    webhook_url: str | None
+
+
+class Requests:
+    """The requests of one database. Every method is one transaction.
+
+    ``on_webhook`` is called when the end of a request is in the outbox of webhooks.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Callable[[], float] = time.time,
+        on_webhook: Callable[[], None] = lambda: None,
+    ) -> None:
         self._database = database
         self._clock = clock
+        self._on_webhook = on_webhook
         dialect = postgresql if database.dialect == "postgresql" else sqlite
         self._insert = dialect.insert(requests).on_conflict_do_nothing().returning(requests.c.id)
 
@@ -138,25 +157,24 @@ class Requests:
 
     async def finish(self, id: str, attempt: int, answer: Answer) -> bool:
         """Ends a request. False, and nothing is changed, if this attempt's lease is over."""
-        return await self._database.write(
-            lambda c: self._end(c, _is_attempt(id, attempt), answer) == [id]
-        )
+        return await self._change(lambda c: self._end(c, _is_attempt(id, attempt), answer)) == [id]
 
     async def put_back(self, id: str, attempt: int, *, delay_s: float, why: Answer) -> bool:
         """Queues a running request again where it was; ends it with ``why`` if it has had
         all its retries. False if this attempt's lease is over."""
-        return await self._database.write(
-            lambda c: self._put_back(c, _is_attempt(id, attempt), delay_s, why) == [id]
-        )
+        which = _is_attempt(id, attempt)
+        return await self._change(lambda c: self._put_back(c, which, delay_s, why)) == [id]
 
     async def cancel(self, id: str) -> Cancelled:
         """Ends a request that waits; marks one that runs, for ``renew`` to tell."""
-        return await self._database.write(lambda c: self._cancel(c, id))
+        outcome, ended = await self._database.write(lambda c: self._cancel(c, id))
+        self._tell(ended)
+        return outcome
 
     async def expire(self) -> list[str]:
         """Ends or requeues what is past its time: waiting ones past their start deadline, running
         ones past their lease. The ids of all of them."""
-        return await self._database.write(self._expire)
+        return await self._change(self._expire)
 
     async def recover(self) -> list[str]:
         """Queues again what ran when the server died. Only where no other server can be running
@@ -164,7 +182,7 @@ class Requests:
         if self._database.dialect == "postgresql":
             return []
         # That was no fault of theirs, and costs them no retry.
-        return await self._database.write(lambda c: self._put_back(c, RUNNING, 0, LOST, cost=0))
+        return await self._change(lambda c: self._put_back(c, RUNNING, 0, LOST, cost=0))
 
     async def sweep(self) -> int:
         """Deletes some of the answers whose time to live is over; how many."""
@@ -174,6 +192,11 @@ class Requests:
         """The request's row; None if there is none (any more)."""
         query = sa.select(requests).where(requests.c.id == id)
         return await self._database.read(lambda c: c.execute(query).mappings().first())
+
+    async def submitter(self, id: str) -> str | None:
+        """The name of the caller who submitted a request; None if there is no such request."""
+        query = sa.select(requests.c.caller).where(requests.c.id == id)
+        return await self._database.read(lambda c: c.scalar(query))
 
     async def position(self, id: str) -> int | None:
         """How many wait before it; None if it does not wait."""
@@ -206,6 +229,15 @@ class Requests:
             query = query.where(requests.c.submitted_at < before)
         return await self._database.read(lambda c: list(c.execute(query).mappings()))
 
+    async def _change(self, work: Callable[[Connection], list[_Changed]]) -> list[str]:
+        changed = await self._database.write(work)
+        self._tell(changed)
+        return [id for id, _ in changed]
+
+    def _tell(self, changed: list[_Changed]) -> None:
+        if any(url is not None for _, url in changed):
+            self._on_webhook()
+
     def _submit(self, connection: Connection, new: NewRequest, limit: int | None) -> Submitted:
         if new.idempotency_key is not None:
             if (known := _known(connection, new)) is not None:
@@ -229,6 +261,7 @@ class Requests:
             "hint": new.hint,
             "idempotency_key": new.idempotency_key,
             "fingerprint": new.fingerprint if new.idempotency_key is not None else None,
+            "webhook_url": new.webhook_url,
             "state": "queued",
             "priority": new.priority,
             "turn": _next_turn(connection, new.app, new.caller),
@@ -311,7 +344,8 @@ class Requests:
 
     def _end(
         self, connection: Connection, which: sa.ColumnElement[bool], answer: Answer
-    ) -> list[str]:
+    ) -> list[_Changed]:
+        """Every end of a request is this one, its row in the outbox of webhooks included."""
         now = self._clock()
         update = (
             sa.update(requests)
@@ -328,9 +362,17 @@ class Requests:
                 error=answer.error,
                 error_type=answer.error_type,
             )
-            .returning(requests.c.id)
+            .returning(requests.c.id, requests.c.webhook_url)
         )
-        return list(connection.scalars(update))
+        ended = [_Changed(*row) for row in connection.execute(update)]
+        told = [
+            {"request_id": id, "url": url, "state": "pending", "attempts": 0, "due_at": now}
+            for id, url in ended
+            if url is not None
+        ]
+        if told:
+            connection.execute(sa.insert(webhooks), told)
+        return ended
 
     def _put_back(
         self,
@@ -339,7 +381,7 @@ class Requests:
         delay_s: float,
         why: Answer,
         cost: int = 1,
-    ) -> list[str]:
+    ) -> list[_Changed]:
         # A request that its caller has cancelled meanwhile is not run again.
         cancelled = self._end(connection, which & requests.c.cancel_requested, CANCELLED)
         ended = self._end(connection, which & (requests.c.retries + cost > MAX_RETRIES), why)
@@ -355,19 +397,20 @@ class Requests:
             )
             .returning(requests.c.id)
         )
-        return cancelled + ended + list(connection.scalars(update))
+        put_back = [_Changed(id, None) for id in connection.scalars(update)]
+        return cancelled + ended + put_back
 
-    def _cancel(self, connection: Connection, id: str) -> Cancelled:
+    def _cancel(self, connection: Connection, id: str) -> tuple[Cancelled, list[_Changed]]:
         is_it = requests.c.id == id
-        if self._end(connection, is_it & QUEUED, CANCELLED):
-            return Cancelled.DONE
+        if ended := self._end(connection, is_it & QUEUED, CANCELLED):
+            return Cancelled.DONE, ended
         mark = sa.update(requests).where(is_it, RUNNING).values(cancel_requested=True)
         if connection.execute(mark).rowcount:
-            return Cancelled.REQUESTED
+            return Cancelled.REQUESTED, []
         known = connection.scalar(sa.select(requests.c.seq).where(is_it))
-        return Cancelled.UNKNOWN if known is None else Cancelled.TOO_LATE
+        return Cancelled.UNKNOWN if known is None else Cancelled.TOO_LATE, []
 
-    def _expire(self, connection: Connection) -> list[str]:
+    def _expire(self, connection: Connection) -> list[_Changed]:
         now = self._clock()
         late = QUEUED & (requests.c.start_deadline <= now)
         lost = RUNNING & (requests.c.lease_until <= now)
