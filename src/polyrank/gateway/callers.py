@@ -125,6 +125,10 @@ class Callers:
             raise BadKey("the key is not one of this server's: its id or its secret is wrong")
         return _holder(key)
 
+    def forget(self) -> None:
+        """Believes nothing any more of what the store said so far."""
+        self._known.clear()
+
     async def _by_token(self, token: str) -> Caller:
         claims = self._tokens.read(token)
         if claims is None:

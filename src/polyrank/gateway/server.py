@@ -57,16 +57,21 @@ class Server:
         upgrade(self.database)
         secrets = SigningKeys(self.database)
         signer = Signer(secrets.get("webhooks", signatures.new_key))
-        webhooks = Webhooks(self.database)
+        self.webhooks = Webhooks(self.database)
         self.requests = Requests(self.database, on_webhook=lambda: self.deliveries.wake())
         self.deliveries = Deliveries(
-            webhooks, self.requests, signer, networks=webhook_networks, schedule=webhook_schedule
+            self.webhooks,
+            self.requests,
+            signer,
+            networks=webhook_networks,
+            schedule=webhook_schedule,
         )
-        self.outbox = Outbox(webhooks, self.requests, signer, self.deliveries.wake)
+        self.outbox = Outbox(self.webhooks, self.requests, signer, self.deliveries.wake)
         self.tokens = Tokens(secrets.get("tokens", tokens.new_key))
         self.accounts = Accounts(self.tokens)
-        callers = Callers(Keys(self.database), self.tokens, local_needs_key=local_needs_key)
-        self.gate = Gate(callers, access)
+        self.keys = Keys(self.database)
+        self.callers = Callers(self.keys, self.tokens, local_needs_key=local_needs_key)
+        self.gate = Gate(self.callers, access)
         self.notices = Notices()
         self.replicas = dict(replicas)
         owner = uuid.uuid4().hex
@@ -81,6 +86,7 @@ class Server:
         for replica in self.replicas.values():
             await replica.open()
         await self.requests.recover()
+        await self.webhooks.recover()
         tasks = [asyncio.create_task(d.run()) for d in self.dispatchers.values()]
         tasks.append(asyncio.create_task(self.deliveries.run()))
         try:

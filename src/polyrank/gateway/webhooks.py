@@ -86,7 +86,6 @@ class Deliveries:
 
     async def run(self) -> None:
         """Delivers until cancelled; a try that is cut short is made again."""
-        await self._webhooks.recover()
         async with asyncio.TaskGroup() as tries:
             while True:
                 self._news.clear()

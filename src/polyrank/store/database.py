@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy
 from sqlalchemy import Connection, Engine, event
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from polyrank.errors import StoreUnavailable
 
@@ -52,7 +52,13 @@ class Database:
     """
 
     def __init__(self, url: str, *, is_server: bool = True) -> None:
-        self.url = sqlalchemy.make_url(url)
+        try:
+            self.url = sqlalchemy.make_url(url)
+        except ArgumentError:
+            raise StoreUnavailable(
+                "the database's address is not a URL such as sqlite:////folder/file.db or "
+                "postgresql://user@host/name"
+            ) from None
         self.dialect = self.url.get_backend_name()
         if self.dialect not in WRITERS:
             raise StoreUnavailable(
@@ -62,7 +68,7 @@ class Database:
             self.url = self.url.set(drivername="postgresql+psycopg")
         self._lock_file = None
         if self.dialect == "sqlite":
-            path = self._make_folder()
+            path = self._make_file()
             self._lock_file = _take(path) if is_server else None
         self.engine = self._engine()
         self._writes: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
@@ -109,13 +115,14 @@ class Database:
         if self._lock_file is not None:
             os.close(self._lock_file)
 
-    def _make_folder(self) -> Path:
-        """The SQLite file, in a folder that is there."""
+    def _make_file(self) -> Path:
+        """The SQLite file, which nobody else may read: it holds what servers sign with."""
         if self.url.database is None or self.url.database == ":memory:":
             raise StoreUnavailable("SQLite needs a file: what is in memory survives nothing")
         path = Path(self.url.database)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(0o600)
         except OSError as error:
             raise StoreUnavailable(f"{path} cannot be used: {error}") from error
         return path
