@@ -54,7 +54,16 @@ class ServerSettings(BaseSettings):
     @property
     def database(self) -> str:
         """The address of the server's database: a file in the data folder unless set."""
-        return self.database_url or f"sqlite:///{self.data_dir / 'polyrank.db'}"
+        return self.database_url or f"sqlite:///{self._file}"
+
+    @property
+    def has_database(self) -> bool:
+        """Whether a server, or a command that makes keys for one, has been here before."""
+        return self.database_url is not None or self._file.exists()
+
+    @property
+    def _file(self) -> Path:
+        return self.data_dir / "polyrank.db"
 
     @field_validator("allowed_origins", "webhook_networks", mode="before")
     @classmethod

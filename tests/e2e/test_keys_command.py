@@ -55,7 +55,7 @@ def shell(tmp_path: Path) -> Shell:
 async def address(shell: Shell) -> AsyncIterator[str]:
     """A running server on the database that the commands work on; it demands keys."""
     database = Path(shell.environment["POLYRANK_DATA_DIR"]) / "polyrank.db"
-    async with platform(database, local_needs_key=True) as (_, address):
+    async with platform(database, settings={"auth": "always"}) as (_, address):
         yield address
 
 

@@ -6,13 +6,15 @@ import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvicorn
 from queue_app import QueueApp
 
+from polyrank import reports
 from polyrank.app.server import build as build_app
 from polyrank.gateway.server import Server, build
-from polyrank.gateway.upstream import Replica
+from polyrank.settings import ServerSettings
 
 APP = "local/queue-app"
 
@@ -49,12 +51,19 @@ async def served(asgi: Any) -> AsyncIterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def platform(database: Path | str, **options: Any) -> AsyncIterator[tuple[Server, str]]:
+async def platform(
+    database: Path | str,
+    *,
+    auth: str | None = None,
+    settings: dict[str, Any] | None = None,
+    **options: Any,
+) -> AsyncIterator[tuple[Server, str]]:
     """A server in front of the app of ``queue_app``, and its address."""
     url = database if isinstance(database, str) else f"sqlite:///{database}"
-    replica = Replica(APP, slots=4)
     async with served(build_app(QueueApp())) as address:
-        replica.is_at(address)
-        server = Server(url, {APP: replica}, **options)
+        server = Server(url, ServerSettings(**settings or {}), **options)
+        app = server.host(APP, reports.Limits(multiplexing=4, auth=auth))
+        parts = urlsplit(address)
+        app.is_ready(reports.Ready(parts.hostname or "", parts.port or 0, []))
         async with served(build(server)) as front:
             yield server, front

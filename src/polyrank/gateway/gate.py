@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal
 from urllib.parse import parse_qs
 
 from starlette.types import Receive, Scope, Send
@@ -17,9 +16,6 @@ from polyrank.gateway.browsers import check_browser
 from polyrank.gateway.callers import BadKey, Caller, Callers, Forbidden
 from polyrank.gateway.ratelimits import RateLimits
 
-AuthMode = Literal["private", "shared", "public"]
-# How an app is shared that does not say.
-DEFAULT_MODE: AuthMode = "private"
 OPEN_PATHS = ("/health", "/.well-known/*")
 TOKEN = "fal_jwt_token"
 NEEDS_KEY = "a key is needed: send Authorization: Key id:secret"
@@ -29,12 +25,12 @@ NEEDS_KEY = "a key is needed: send Authorization: Key id:secret"
 class Access:
     """What the gate goes by.
 
-    ``mode_of`` tells how an app is shared, None if it does not say or there is none. ``open_paths``
-    are those of the server's own that need no key, and look after themselves; ``/name/*`` stands
-    for all below ``/name/``. Everything else needs one.
+    ``mode_of`` tells whether an app is "private", "shared" or "public"; one that does not say, or
+    is not there, is private. ``open_paths`` are those of the server's own that need no key, and
+    look after themselves; ``/name/*`` stands for all below ``/name/``. Everything else needs one.
     """
 
-    mode_of: Callable[[str], AuthMode | None] = lambda app: None
+    mode_of: Callable[[str], Awaitable[str | None]]
     open_paths: Collection[str] = OPEN_PATHS
     allowed_origins: Collection[str] = ()
 
@@ -49,9 +45,9 @@ class Access:
 class Gate:
     """Lets requests in, with who sends them, or keeps them out, with the reason."""
 
-    def __init__(self, callers: Callers, access: Access | None = None) -> None:
+    def __init__(self, callers: Callers, access: Access) -> None:
         self._callers = callers
-        self._access = access or Access()
+        self._access = access
         self._limits = RateLimits()
 
     async def admit(self, scope: Scope, headers: Mapping[bytes, bytes], target: Target) -> Caller:
@@ -69,7 +65,7 @@ class Gate:
             origins = self._access.allowed_origins
             check_browser(headers, method=method, is_page=is_open, allowed_origins=origins)
         if target.face:
-            self._check_app(caller, target)
+            await self._check_app(caller, target)
             if caller.rate is not None and _is_call(method, target):
                 self._limits.spend(caller.name, caller.rate)
         elif not (is_open or caller.scopes):
@@ -95,18 +91,20 @@ class Gate:
         await websocket.send_json(body)
         await websocket.close(1008, error.code)
 
-    def _check_app(self, caller: Caller, target: Target) -> None:
+    async def _check_app(self, caller: Caller, target: Target) -> None:
         wanted = split_app(target.path)
         owner, _, name = ("", "", "") if wanted is None else wanted.app.rpartition("/")
         app = f"{owner}/{name}"
         if caller.apps is not None and name not in caller.apps:
             raise Forbidden(f"the token is not for {app}")
-        mode = self._access.mode_of(app) or DEFAULT_MODE
-        if mode == "public" or caller.is_admin:
+        if caller.is_admin:
+            return
+        mode = await self._access.mode_of(app)
+        if mode == "public":
             return
         if not caller.scopes:
             raise BadKey(NEEDS_KEY)
-        if mode == "private" and owner.rpartition("/")[2] != caller.owner:
+        if mode != "shared" and owner.rpartition("/")[2] != caller.owner:
             raise Forbidden(f"{app} is private, and the key is one of {caller.owner}")
 
 

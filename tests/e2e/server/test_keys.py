@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from served import APP, platform
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from polyrank.gateway.gate import Access, AuthMode
 from polyrank.gateway.tokens import Claims
 from polyrank.store.keys import Rate, Scope
 
@@ -26,8 +26,12 @@ class Platform:
     def __init__(self, server: Any, client: httpx.AsyncClient) -> None:
         self.server = server
         self.client = client
-        self.mode: AuthMode | None = None
         self.keys = server.keys
+
+    def share(self, mode: str) -> None:
+        """As if the app's file said so now."""
+        app = self.server.apps.get(APP).app
+        app.limits = msgspec.structs.replace(app.limits, auth=mode)
 
     async def key(
         self, *scopes: Scope, owner: str = "local", rate: str | None = None
@@ -47,14 +51,12 @@ class Platform:
 @pytest.fixture
 async def here(tmp_path: Path) -> AsyncIterator[Platform]:
     """A server whose callers on this machine need no key."""
-    made: list[Platform] = []
-    access = Access(mode_of=lambda app: made[0].mode, allowed_origins=("https://studio.example",))
+    origins = {"allowed_origins": "https://studio.example"}
     async with (
-        platform(tmp_path / "polyrank.db", access=access) as (server, address),
+        platform(tmp_path / "polyrank.db", settings=origins) as (server, address),
         httpx.AsyncClient(base_url=address, timeout=30) as client,
     ):
-        made.append(Platform(server, client))
-        yield made[0]
+        yield Platform(server, client)
 
 
 def reason(answer: httpx.Response) -> tuple[int, str]:
@@ -110,9 +112,9 @@ async def test_a_wrong_secret_or_a_revoked_key_is_refused_on_this_machine_too(
     [("private", 401, 403, 200), ("shared", 401, 200, 200), ("public", 200, 200, 200)],
 )
 async def test_apps_are_private_shared_or_public(
-    here: Platform, mode: AuthMode, stranger: int, other: int, owner: int
+    here: Platform, mode: str, stranger: int, other: int, owner: int
 ) -> None:
-    here.mode = mode
+    here.share(mode)
     headers = [REMOTE, await here.key(owner="ann"), await here.key(owner="local")]
     for path in (RUN, QUEUE):
         answers = [(await here.call(each, path)).status_code for each in headers]
@@ -129,7 +131,7 @@ async def test_an_app_that_does_not_say_is_private_and_an_admin_may_call_it(here
 
 
 async def test_a_request_is_its_submitters_and_the_admins_business(here: Platform) -> None:
-    here.mode = "shared"
+    here.share("shared")
     ann, bob = await here.key(owner="ann"), await here.key(owner="bob")
     admin = await here.key(Scope.ADMIN)
     id = (await here.call(ann, QUEUE)).json()["request_id"]
@@ -147,7 +149,7 @@ async def test_a_request_is_its_submitters_and_the_admins_business(here: Platfor
 
 
 async def test_idempotency_keys_of_two_callers_do_not_meet(here: Platform) -> None:
-    here.mode = "shared"
+    here.share("shared")
     ids = set()
     for owner in ("ann", "bob"):
         headers = await here.key(owner=owner) | {"idempotency-key": "one"}
@@ -213,7 +215,7 @@ async def test_pages_of_this_machine_and_those_let_in_may_call(
 
 
 async def test_a_token_opens_some_apps_for_a_while(here: Platform) -> None:
-    here.mode = "shared"
+    here.share("shared")
     ann = await here.key(owner="ann")
     body = {"allowed_apps": ["queue-app"], "token_expiration": 120}
     token = (await here.client.post("/tokens/", json=body, headers=ann)).json()
@@ -274,7 +276,7 @@ async def test_a_server_can_demand_keys_of_this_machine_too(
     tmp_path: Path, count_reads: Callable[[Any], list[str]]
 ) -> None:
     async with (
-        platform(tmp_path / "polyrank.db", local_needs_key=True) as (server, address),
+        platform(tmp_path / "polyrank.db", settings={"auth": "always"}) as (server, address),
         httpx.AsyncClient(base_url=address, timeout=30) as client,
     ):
         strict = Platform(server, client)

@@ -65,7 +65,10 @@ async def receiver() -> AsyncIterator[Receiver]:
 @pytest.fixture
 async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a server that may tell receivers on this machine, and soon tries again."""
-    options: dict[str, Any] = {"webhook_networks": LOOPBACK, "webhook_schedule": AT_ONCE}
+    options: dict[str, Any] = {
+        "settings": {"webhook_networks": LOOPBACK},
+        "webhook_schedule": AT_ONCE,
+    }
     async with (
         platform(tmp_path / "polyrank.db", **options) as (_, address),
         httpx.AsyncClient(base_url=address, timeout=30) as client,
@@ -269,7 +272,7 @@ async def test_an_end_that_a_server_did_not_live_to_tell_is_told_by_the_next(
     [lease] = await requests.lease(APP, "a server", limit=1, lease_s=30)
     await requests.finish(lease.id, lease.attempt, Answer(200, {}, b'{"double": 1e3}'))
     database.close()  # the request has ended, and nobody has been told
-    async with platform(tmp_path / "polyrank.db", webhook_networks=LOOPBACK):
+    async with platform(tmp_path / "polyrank.db", settings={"webhook_networks": LOOPBACK}):
         _, body = await receiver.next()
     assert json.loads(body)["request_id"] == submitted.id
     assert b'"payload":{"double": 1e3}' in body  # the app's own JSON, to the letter
@@ -280,7 +283,7 @@ import asyncio, sys
 from served import platform
 
 async def main():
-    async with platform(sys.argv[1], webhook_networks=("127.0.0.0/8",)) as (_, address):
+    async with platform(sys.argv[1], settings={"webhook_networks": "127.0.0.0/8"}) as (_, address):
         print(address, flush=True)
         await asyncio.Event().wait()
 
