@@ -121,7 +121,7 @@ async def test_login_keeps_a_key_that_the_server_takes(shell: Shell, address: st
     credential, _ = await shell.run("keys", "create")
     login = ("auth", "login", "--server", f"{address}/")
     _, told = await shell.run(*login, typed="made:up\n", status=1)
-    assert "its id or its secret is wrong" in told
+    assert "is not one of this server's" in told
     _, told = await shell.run(*login, status=1)
     assert "no key was given" in told
     assert (await shell.run("profile", "list", "--json"))[0] == "[]"

@@ -7,6 +7,7 @@ when its name was made to lead here (DNS rebinding), by its Host: headers that n
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping
 from urllib.parse import urlsplit
 
@@ -37,7 +38,7 @@ def check_browser(
         )
     origin = _text(headers, b"origin")
     if origin is not None:
-        netloc = urlsplit(origin).netloc
+        netloc = origin.partition("://")[2]
         if not (_is_here(netloc) or netloc == host or origin in allowed_origins):
             raise Forbidden(
                 f"a web page of {origin!r} has no key; POLYRANK_ALLOWED_ORIGINS can let it in"
@@ -49,6 +50,7 @@ def check_browser(
             raise Forbidden("a web page of another site has no key")
 
 
+@functools.lru_cache(maxsize=1024)  # each request names a host, and almost all the same
 def _is_here(netloc: str) -> bool:
     name = _name(netloc)
     return name == "localhost" or name.endswith(".localhost") or is_loopback(name)

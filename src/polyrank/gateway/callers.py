@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import ipaddress
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from starlette.requests import HTTPConnection
 
@@ -104,42 +104,40 @@ class Callers:
 
         Nobody in particular calls without a key. Raises BadKey for one that is not good.
         """
-        if token is not None:
-            return await self._by_token(token)
         is_local = not self._local_needs_key and _is_local(peer, headers)
-        credential = _credential(headers.get(b"authorization"))
+        credential = token or _credential(headers.get(b"authorization"))
         if credential is None:
             if is_local:
                 return Caller("local", None, LOCAL_OWNER, EVERYTHING, is_local=True)
             return Caller(f"address:{peer}")
-        if credential.count(".") == 2 and ":" not in credential:
-            return await self._by_token(credential)
-        id, _, secret = credential.partition(":")
-        key = await self._find(id)
-        if key is None and is_local:
+        caller = await self._holder(credential)
+        if caller is not None:
+            return caller
+        if is_local:
             # The public clients always send some key. On this machine one that is not ours is
             # only a name: it proves nothing, and nothing needs proof.
             name = hashlib.sha256(credential.encode()).hexdigest()[:16]
             return Caller(f"local:{name}", None, LOCAL_OWNER, EVERYTHING, is_local=True)
-        if key is None or not key.has_secret(secret):
-            raise BadKey("the key is not one of this server's: its id or its secret is wrong")
-        return _holder(key)
+        raise BadKey("the key or token is not one of this server's, or its time is over")
 
     def forget(self) -> None:
         """Believes nothing any more of what the store said so far."""
         self._known.clear()
 
-    async def _by_token(self, token: str) -> Caller:
-        claims = self._tokens.read(token)
+    async def _holder(self, credential: str) -> Caller | None:
+        """Who holds a key or token; None if it is not one of ours."""
+        claims = self._tokens.read(credential) if credential.count(".") == 2 else None
         if claims is None:
-            raise BadKey("the token is not one of this server's, or its time is over")
+            id, _, secret = credential.partition(":")
+            key = await self._find(id)
+            if key is not None and not key.has_secret(secret):
+                raise BadKey(f"this is not the secret of the key {id}")
+            return None if key is None else _as_caller(key)
         apps = frozenset(claims.apps)
         if claims.key_id is None:
             return Caller(claims.caller, None, LOCAL_OWNER, frozenset({Scope.API}), apps=apps)
         key = await self._find(claims.key_id)
-        if key is None:
-            raise BadKey("the token's key is not one of this server's any more")
-        return _holder(key, apps)
+        return None if key is None else _as_caller(key, apps)
 
     async def _find(self, id: str) -> Key | None:
         if not KEY_ID.fullmatch(id):
@@ -158,7 +156,7 @@ class Callers:
         return key
 
 
-def _holder(key: Key, apps: frozenset[str] | None = None) -> Caller:
+def _as_caller(key: Key, apps: frozenset[str] | None = None) -> Caller:
     if key.revoked_at is not None:
         raise BadKey(f"the key {key.id} has been revoked")
     return Caller(f"key:{key.id}", key.id, key.owner, key.scopes, key.rate, apps)
@@ -181,10 +179,11 @@ def _is_local(peer: str | None, headers: Mapping[bytes, bytes]) -> bool:
     return is_loopback(peer)
 
 
-def is_loopback(address: Any) -> bool:
+@functools.lru_cache(maxsize=1024)
+def is_loopback(address: str | None) -> bool:
     """Whether an address is one of this machine's own."""
     try:
-        ip = ipaddress.ip_address(address)
+        ip = ipaddress.ip_address(address or "")
     except ValueError:
         return False
     mapped = getattr(ip, "ipv4_mapped", None)
