@@ -146,8 +146,12 @@ class _Call:
 
 
 async def _slot(app: HostedApp, slots: asyncio.Semaphore) -> None:
-    await app.ready()
-    await slots.acquire()
+    while True:
+        await app.ready()
+        await slots.acquire()
+        if app.upstream is not None:
+            return
+        slots.release()  # the replica went while we waited for its slot
 
 
 async def _within(
