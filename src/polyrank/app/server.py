@@ -36,6 +36,7 @@ from polyrank.errors import AppError, FieldException, PolyrankError, RunnerStopp
 from polyrank.toolkit import store
 from polyrank.toolkit.folder import ROUTE as FILES_ROUTE
 from polyrank.toolkit.folder import Folder, FolderStore
+from polyrank.toolkit.remote import RemoteStore, Storage
 
 log = logging.getLogger("polyrank.app")
 
@@ -51,8 +52,11 @@ READ_AHEAD = 4
 SHOWN_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif", "audio/", "video/")
 
 
-def build(app: App) -> FastAPI:
-    """The ASGI application of ``app``; its lifespan runs ``setup`` and ``teardown``."""
+def build(app: App, storage: Storage | None = None) -> FastAPI:
+    """The ASGI application of ``app``; its lifespan runs ``setup`` and ``teardown``.
+
+    What its requests make goes to ``storage``, that of the server which started us.
+    """
 
     files = Folder()
 
@@ -87,7 +91,7 @@ def build(app: App) -> FastAPI:
     api.add_route(FILES_ROUTE + "/{token}/{name}", _files_route(files), include_in_schema=False)
     api.add_exception_handler(HTTPException, _on_http_exception)
     api.add_exception_handler(RequestValidationError, _on_validation_error)
-    api.add_middleware(RequestScope, app=app, files=files)
+    api.add_middleware(RequestScope, app=app, files=files, storage=storage)
     api.add_middleware(
         CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"]
     )
@@ -182,22 +186,29 @@ class AppServer(uvicorn.Server):
 class RequestScope:
     """ASGI wrapper: request id, context, hints, and cancellation when the caller hangs up."""
 
-    def __init__(self, inner: ASGIApp, app: App, files: Folder) -> None:
+    def __init__(
+        self, inner: ASGIApp, app: App, files: Folder, storage: Storage | None = None
+    ) -> None:
         self._inner = inner
         self._app = app
         self._files = files
+        self._storage = storage
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one connection."""
         if scope["type"] == "lifespan":
             return await self._inner(scope, receive, send)
-        with store.use_store(FolderStore(self._files, _base_url(scope))):
+        with store.use_store(self._store_for(scope)):
             await self._handle(scope, receive, send)
 
+    def _store_for(self, scope: Scope) -> store.FileStore:
+        """The server's storage, or a folder of ours where no server started us."""
+        if self._storage is None:
+            return FolderStore(self._files, _base_url(scope))
+        return RemoteStore.for_request(self._storage, _headers_of(scope))
+
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = {
-            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
-        }
+        headers = _headers_of(scope)
         request_id = headers.get("x-fal-request-id") or uuid.uuid4().hex
         path = headers.get("x-fal-endpoint") or scope["path"]
         request = context.RequestContext(request_id, path, headers)
@@ -305,6 +316,10 @@ class WebSocketScope:
             await send({"type": "websocket.http.response.body", "body": json.dumps(body).encode()})
         else:
             await send({"type": "websocket.close", "code": CALLER_FAULT})
+
+
+def _headers_of(scope: Scope) -> dict[str, str]:
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
 
 
 def _base_url(scope: Scope) -> str:

@@ -7,6 +7,10 @@ from urllib.parse import urlsplit
 
 # First segments of an app's id that are part of its owner's name.
 NAMESPACES = ("workflows", "comfy")
+# Hosts of the reference platform, whose callers reach us through a proxy.
+PLATFORM_DOMAINS = ("fal.ai", "fal.run", "fal.media", "falrun.com")
+FILES_HOST = "v3.fal.media"
+KEY_VALUE_HOST = "kv.fal.media"
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ def find_target(host: str, path: str, target_url: str | None = None) -> Target:
     if first in ("run", "queue"):
         return Target(first, f"/{rest}", f"/{first}")
     name = host.partition(":")[0]
+    if name == KEY_VALUE_HOST:
+        return Target("", path if first == "kv" else f"/kv{path}", "")
     if name.startswith("queue."):
         return Target("queue", path, "")
     return (
@@ -51,6 +57,17 @@ def find_target(host: str, path: str, target_url: str | None = None) -> Target:
         if name.endswith(("fal.run", "falrun.com"))
         else Target("", path, "")
     )
+
+
+def files_base(scheme: str, host: str) -> str:
+    """The address at which whoever reached us as ``host`` finds files.
+
+    Example: ``files_base("http", "localhost:8080") == "http://localhost:8080"``.
+    """
+    name = host.partition(":")[0].lower()
+    if any(name == domain or name.endswith(f".{domain}") for domain in PLATFORM_DOMAINS):
+        return f"https://{FILES_HOST}"
+    return f"{scheme}://{host}"
 
 
 def split_app(path: str) -> AppPath | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from sqlalchemy import RowMapping
@@ -42,11 +42,16 @@ class Queue:
     """The handlers of the queue's routes. ``dispatchers`` are those of the apps, by name."""
 
     def __init__(
-        self, requests: Requests, dispatchers: Mapping[str, Dispatcher], notices: Notices
+        self,
+        requests: Requests,
+        dispatchers: Mapping[str, Dispatcher],
+        notices: Notices,
+        added_headers: Callable[[Request], Mapping[str, str]],
     ) -> None:
         self._requests = requests
         self._dispatchers = dispatchers
         self._notices = notices
+        self._added_headers = added_headers
 
     def routes(self) -> list[BaseRoute]:
         """The routes below ``/queue``; all but submit find a request by its id alone."""
@@ -71,7 +76,7 @@ class Queue:
                 caller=request.client.host if request.client else "",
                 body=await read_body(request),
                 path=wanted.path,
-                headers=headers,
+                headers={**headers, **self._added_headers(request)},
                 hint=request.headers.get("x-fal-runner-hint"),
                 priority=_priority(request),
                 start_timeout_s=start_timeout(request),

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 import uuid
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -25,13 +25,18 @@ from polyrank.gateway.upstream import Replica, UpstreamAnswer, forwarded
 class RunFace:
     """The ASGI application below ``/run``; ``replicas`` are the running apps by name."""
 
-    def __init__(self, replicas: Mapping[str, Replica]) -> None:
+    def __init__(
+        self,
+        replicas: Mapping[str, Replica],
+        added_headers: Callable[[Request], Mapping[str, str]],
+    ) -> None:
         self._replicas = replicas
+        self._added_headers = added_headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one call."""
         request = Request(scope, receive)
-        call = _Call(request, send)
+        call = _Call(request, send, self._added_headers(request))
         try:
             replica, path = self._find(request)
             body = await read_body(request)
@@ -50,9 +55,10 @@ class RunFace:
 class _Call:
     """One call on its way through."""
 
-    def __init__(self, request: Request, send: Send) -> None:
+    def __init__(self, request: Request, send: Send, added: Mapping[str, str]) -> None:
         self._request = request
         self._send = send
+        self._added = added
         self._id = request.headers.get("x-fal-request-id") or uuid.uuid4().hex
         self._begun = False
         self._is_stream = False
@@ -60,7 +66,7 @@ class _Call:
     async def run(self, replica: Replica, path: str, body: bytes) -> None:
         """Waits for a slot, then passes the replica's answer on at the caller's pace."""
         request = self._request
-        headers = {**request.headers, "x-fal-request-id": self._id}
+        headers = {**request.headers, **self._added, "x-fal-request-id": self._id}
         async with (
             _slot(replica, start_timeout(request)),
             replica.call(request.method, path, headers, body) as answer,

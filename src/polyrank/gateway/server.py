@@ -17,6 +17,7 @@ from polyrank.errors import PolyrankError
 from polyrank.gateway.addresses import find_target
 from polyrank.gateway.answers import error_answer
 from polyrank.gateway.dispatcher import Dispatcher
+from polyrank.gateway.filing import Filing
 from polyrank.gateway.notices import Notices
 from polyrank.gateway.queue import Queue
 from polyrank.gateway.run import RunFace
@@ -25,18 +26,29 @@ from polyrank.store.database import Database
 from polyrank.store.migrations import upgrade
 from polyrank.store.requests import Requests
 
+FILES_MAX_BYTES = 5 * 2**30
+
 
 class Server:
     """The parts of one server, started and ended together.
 
-    ``replicas`` are the running apps by name (``local/hello``).
+    ``replicas`` are the running apps by name (``local/hello``). ``files_url`` is a folder or a
+    bucket; each file there may have ``files_max_bytes``.
     """
 
-    def __init__(self, database_url: str, replicas: Mapping[str, Replica]) -> None:
+    def __init__(
+        self,
+        database_url: str,
+        replicas: Mapping[str, Replica],
+        *,
+        files_url: str,
+        files_max_bytes: int = FILES_MAX_BYTES,
+    ) -> None:
         self.database = Database(database_url)
         upgrade(self.database)
         self.requests = Requests(self.database)
         self.notices = Notices()
+        self.filing = Filing(self.database, files_url, max_bytes=files_max_bytes)
         self.replicas = dict(replicas)
         owner = uuid.uuid4().hex
         self.dispatchers = {
@@ -52,7 +64,8 @@ class Server:
         await self.requests.recover()
         tasks = [asyncio.create_task(d.run()) for d in self.dispatchers.values()]
         try:
-            yield
+            async with self.filing.running():
+                yield
         finally:
             for task in tasks:
                 task.cancel()
@@ -77,13 +90,15 @@ def build(server: Server) -> ASGIApp:
         return error_answer(error)
 
     pages = Starlette(
-        routes=[Route("/health", health)],
+        routes=[Route("/health", health), *server.filing.routes()],
         lifespan=lifespan,
         exception_handlers={PolyrankError: on_error},
     )
-    queue = Queue(server.requests, server.dispatchers, server.notices)
+    queue = Queue(
+        server.requests, server.dispatchers, server.notices, server.filing.request_headers
+    )
     faces: dict[str, ASGIApp] = {
-        "run": RunFace(server.replicas),
+        "run": RunFace(server.replicas, server.filing.request_headers),
         "queue": Starlette(routes=queue.routes(), exception_handlers={PolyrankError: on_error}),
     }
 

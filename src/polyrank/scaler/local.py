@@ -24,7 +24,7 @@ class ReplicaArguments:
     """What ``python -m polyrank.app.replica`` is started with.
 
     ``ref`` is ``FILE[::Class]``; ``options`` are those of the app's table in pyproject.toml, and
-    ``module`` the dotted name of a file in a package.
+    ``module`` the dotted name of a file in a package. ``extra`` is added to the environment.
     """
 
     ref: str
@@ -35,6 +35,7 @@ class ReplicaArguments:
     device: str | None = None
     ranks: int | None = None
     verbose: bool = False
+    extra: Mapping[str, str] = field(default_factory=dict)
 
     def command(self, announce_fd: int) -> list[str]:
         """The command line."""
@@ -52,8 +53,8 @@ class ReplicaArguments:
 
     def environment(self) -> dict[str, str]:
         """The environment of the process."""
-        extra = {} if self.device is None else {"POLYRANK_DEVICE": self.device}
-        return {**os.environ, **extra}
+        device = {} if self.device is None else {"POLYRANK_DEVICE": self.device}
+        return {**os.environ, **device, **self.extra}
 
 
 class LocalReplica:

@@ -15,6 +15,7 @@ APP = ROOT / "tests" / "programs" / "queue_app.py"
 
 SERVE = """
 import asyncio, contextlib, sys, uvicorn
+from pathlib import Path
 from polyrank.gateway.server import Server, build
 from polyrank.gateway.upstream import Replica
 from polyrank.scaler.local import LocalReplica, ReplicaArguments
@@ -22,12 +23,14 @@ from polyrank.scaler.local import LocalReplica, ReplicaArguments
 class Announcing(uvicorn.Server):
     async def startup(self, sockets=None):
         await super().startup(sockets)
-        print("serving on", self.servers[0].sockets[0].getsockname()[1], flush=True)
+        port = self.servers[0].sockets[0].getsockname()[1]
+        self.on_port(port)
+        print("serving on", port, flush=True)
 
 async def main():
-    database, app, slots = sys.argv[1:]
+    database, app, slots, files = sys.argv[1:]
     replica = Replica("local/queue-app", slots=int(slots))
-    server = Server(database, {"local/queue-app": replica})
+    server = Server(database, {"local/queue-app": replica}, files_url=files)
 
     async def on_ready(announcement):
         replica.is_at(f"http://127.0.0.1:{announcement['port']}")
@@ -36,10 +39,18 @@ async def main():
     async def on_gone(reason):
         replica.is_gone()
 
-    kept = LocalReplica(ReplicaArguments(app), on_ready, on_gone)
-    keeping = asyncio.create_task(kept.keep())
+    kept = keeping = None
+
+    def start_replica(port):
+        nonlocal kept, keeping
+        extra = server.filing.replica_environment(f"http://127.0.0.1:{port}")
+        kept = LocalReplica(ReplicaArguments(app, extra=extra), on_ready, on_gone)
+        keeping = asyncio.create_task(kept.keep())
+
+    serving = Announcing(uvicorn.Config(build(server), port=0, log_level="warning"))
+    serving.on_port = start_replica
     try:
-        await Announcing(uvicorn.Config(build(server), port=0, log_level="warning")).serve()
+        await serving.serve()
     finally:
         keeping.cancel()
         await asyncio.gather(keeping, return_exceptions=True)
@@ -51,8 +62,10 @@ asyncio.run(main())
 class ServerProcess:
     """A server that can be killed and started again on the same database."""
 
-    def __init__(self, database: str, app: str = f"{APP}::QueueApp", slots: int = 4) -> None:
-        self._command = [sys.executable, "-c", SERVE, database, app, str(slots)]
+    def __init__(
+        self, database: str, files: str, app: str = f"{APP}::QueueApp", slots: int = 4
+    ) -> None:
+        self._command = [sys.executable, "-c", SERVE, database, app, str(slots), files]
         self.start()
 
     def start(self) -> None:
@@ -74,6 +87,6 @@ class ServerProcess:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    process = ServerProcess(f"sqlite:///{tmp_path / 'polyrank.db'}")
+    process = ServerProcess(f"sqlite:///{tmp_path / 'polyrank.db'}", str(tmp_path / "files"))
     yield process
     process.end()

@@ -1,0 +1,78 @@
+"""The files and values of one server: their routes, their sweep, and what replicas need of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from starlette.requests import Request
+from starlette.routing import BaseRoute
+
+from polyrank.files.blobs import Blobs
+from polyrank.gateway.downloads import Downloads
+from polyrank.gateway.permits import (
+    LOCAL_OWNER,
+    NOBODY,
+    REPLICA_TTL_S,
+    REQUEST_TTL_S,
+    STORAGE,
+    Permits,
+)
+from polyrank.gateway.storage import Storage, base_of
+from polyrank.gateway.sweeper import Sweeper
+from polyrank.gateway.uploads import Uploads
+from polyrank.gateway.values import Values
+from polyrank.store.database import Database
+from polyrank.store.files import Files
+from polyrank.store.key_values import KeyValues
+from polyrank.toolkit.remote import BASE_HEADER, TOKEN_HEADER
+
+
+class Filing:
+    """All of it, kept at ``url`` (see ``Blobs``) and in the database."""
+
+    def __init__(self, database: Database, url: str, *, max_bytes: int) -> None:
+        self._database = database
+        files, key_values, blobs = Files(database), KeyValues(database), Blobs(url)
+        self._permits = Permits()
+        self._sweeper = Sweeper(files, blobs, key_values)
+        noted = self._sweeper.note_change
+        uploads = Uploads(files, blobs, max_bytes=max_bytes, on_change=noted)
+        self._parts = (
+            Storage(uploads, self._permits),
+            Downloads(uploads, self._permits),
+            Values(key_values, self._permits, on_change=noted),
+        )
+
+    def routes(self) -> list[BaseRoute]:
+        """The routes below ``/storage``, ``/files`` and ``/kv``. They ask for permits themselves:
+        a file that everybody may have needs no key."""
+        return [route for part in self._parts for route in part.routes()]
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Gets ready, and sweeps inside the block."""
+        await self._permits.open(self._database)
+        sweeping = asyncio.create_task(self._sweeper.run())
+        try:
+            yield
+        finally:
+            sweeping.cancel()
+            await asyncio.gather(sweeping, return_exceptions=True)
+
+    def replica_environment(self, address: str, owner: str = LOCAL_OWNER) -> dict[str, str]:
+        """What a replica is started with, so that it keeps files and values here.
+
+        ``address`` is where its machine reaches this server, ``owner`` whose app it runs.
+        """
+        token = self._permits.issue(STORAGE, owner, REPLICA_TTL_S)
+        return {"POLYRANK_STORAGE_ADDRESS": address, "POLYRANK_STORAGE_TOKEN": token}
+
+    def request_headers(self, request: Request) -> dict[str, str]:
+        """What a request has beside its caller's headers when it goes to a replica: under which
+        address its caller finds files, and in whose name they are kept. They replace headers of
+        these names that the caller sent."""
+        owner = self._permits.known_owner(request) or NOBODY
+        token = self._permits.issue(STORAGE, owner, REQUEST_TTL_S)
+        return {BASE_HEADER: base_of(request), TOKEN_HEADER: token}

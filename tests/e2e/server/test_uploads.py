@@ -1,0 +1,92 @@
+"""Uploads of the reference platform's Python client, unmodified, sync and async."""
+
+import hashlib
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+SETUP = """
+import os, sys, json, hashlib, asyncio
+import fal_client
+import fal_client.client as client
+from PIL import Image
+address = sys.argv[1]
+client.RUN_URL_FORMAT = address + "/run/"
+client.QUEUE_URL_FORMAT = address + "/queue/"
+client.REST_URL = client.CDN_URL = address
+"""
+
+
+def run(server, code: str, *arguments: str, timeout: float = 90) -> list[str]:
+    """The lines that a program prints which uses fal_client."""
+    program = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SETUP + textwrap.dedent(code), server.address]
+        + [*arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={"FAL_KEY": "id:secret", "PATH": "/usr/bin:/bin"},
+    )
+    assert program.returncode == 0, program.stderr
+    return program.stdout.splitlines()
+
+
+@pytest.mark.parametrize("repository", ["fal_v3", "fal"])
+def test_small_uploads_of_the_sync_client(server, tmp_path: Path, repository: str) -> None:
+    file = tmp_path / "a table.csv"
+    file.write_text("a,b\n")
+    picture, table, words = run(
+        server,
+        """
+        options = {"repository": sys.argv[2], "fallback_repository": sys.argv[2]}
+        print(fal_client.upload_image(Image.new("RGB", (8, 8), "red"), "png", **options))
+        print(fal_client.upload_file(sys.argv[3], **options))
+        print(fal_client.upload(b"words", "text/plain", "words.txt", **options))
+        """,
+        repository,
+        str(file),
+    )
+    assert httpx.get(words).text == "words"
+    answer = httpx.get(table)
+    assert (answer.text, answer.headers["content-type"].split(";")[0]) == ("a,b\n", "text/csv")
+    assert answer.headers["content-disposition"] == 'attachment; filename="a table.csv"'
+    answer = httpx.get(picture)
+    assert answer.headers["content-type"] == "image/png"
+    assert answer.headers["content-disposition"].startswith("inline")
+    assert answer.content.startswith(b"\x89PNG")
+    assert all(url.startswith(f"{server.address}/files/") for url in (picture, table, words))
+
+
+def test_150_mib_in_parts_and_bounded_memory(server, tmp_path: Path) -> None:
+    file = tmp_path / "large.bin"
+    block = os.urandom(2**20)
+    with file.open("wb") as out:
+        for number in range(150):
+            out.write(number.to_bytes(4, "big") + block[4:])
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    process = psutil.Process(server.process.pid)
+    before = process.memory_info().rss
+    urls = run(
+        server,
+        """
+        print(fal_client.upload_file(sys.argv[2]))
+        async def main():
+            print(await fal_client.upload_file_async(sys.argv[2]))
+        asyncio.run(main())
+        """,
+        str(file),
+    )
+    for url in urls:
+        received, size = hashlib.sha256(), 0
+        with httpx.stream("GET", url) as answer:
+            for chunk in answer.iter_bytes():
+                received.update(chunk)
+                size += len(chunk)
+        assert (size, received.hexdigest()) == (150 * 2**20, digest)
+    assert process.memory_info().rss - before < 64 * 2**20
