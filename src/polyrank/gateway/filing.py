@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator
-
-from starlette.requests import Request
 from starlette.routing import BaseRoute
+from starlette.types import Scope
 
 from polyrank.files.blobs import Blobs
 from polyrank.gateway.downloads import Downloads
@@ -15,9 +11,9 @@ from polyrank.gateway.permits import (
     LOCAL_OWNER,
     NOBODY,
     REPLICA_TTL_S,
-    REQUEST_TTL_S,
     STORAGE,
     Permits,
+    caller_of,
 )
 from polyrank.gateway.storage import Storage, base_of
 from polyrank.gateway.sweeper import Sweeper
@@ -33,9 +29,8 @@ class Filing:
     """All of it, kept at ``url`` (see ``Blobs``) and in the database."""
 
     def __init__(self, database: Database, url: str, *, max_bytes: int) -> None:
-        self._database = database
         files, key_values, blobs = Files(database), KeyValues(database), Blobs(url)
-        self._permits = Permits()
+        self._permits = Permits(database)
         self._sweeper = Sweeper(files, blobs, key_values)
         noted = self._sweeper.note_change
         uploads = Uploads(files, blobs, max_bytes=max_bytes, on_change=noted)
@@ -50,16 +45,9 @@ class Filing:
         a file that everybody may have needs no key."""
         return [route for part in self._parts for route in part.routes()]
 
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Gets ready, and sweeps inside the block."""
-        await self._permits.open(self._database)
-        sweeping = asyncio.create_task(self._sweeper.run())
-        try:
-            yield
-        finally:
-            sweeping.cancel()
-            await asyncio.gather(sweeping, return_exceptions=True)
+    async def sweep(self) -> None:
+        """Removes what is over, until cancelled."""
+        await self._sweeper.run()
 
     def replica_environment(self, address: str, owner: str = LOCAL_OWNER) -> dict[str, str]:
         """What a replica is started with, so that it keeps files and values here.
@@ -69,10 +57,11 @@ class Filing:
         token = self._permits.issue(STORAGE, owner, REPLICA_TTL_S)
         return {"POLYRANK_STORAGE_ADDRESS": address, "POLYRANK_STORAGE_TOKEN": token}
 
-    def request_headers(self, request: Request) -> dict[str, str]:
+    def request_headers(self, scope: Scope) -> list[tuple[bytes, bytes]]:
         """What a request has beside its caller's headers when it goes to a replica: under which
-        address its caller finds files, and in whose name they are kept. They replace headers of
-        these names that the caller sent."""
-        owner = self._permits.known_owner(request) or NOBODY
-        token = self._permits.issue(STORAGE, owner, REQUEST_TTL_S)
-        return {BASE_HEADER: base_of(request), TOKEN_HEADER: token}
+        address its caller finds files, and in whose name they are kept."""
+        token = self._permits.storage_of(caller_of(scope) or NOBODY)
+        return [
+            (BASE_HEADER.encode(), base_of(scope).encode("latin-1")),
+            (TOKEN_HEADER.encode(), token.encode()),
+        ]

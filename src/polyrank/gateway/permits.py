@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hmac
 import secrets
-from typing import Any
+import time
 
 from starlette.requests import Request
+from starlette.types import Scope
 
 from polyrank.errors import PolyrankError
 from polyrank.files.lifecycle import Acl
@@ -21,6 +23,8 @@ QUERY = "token"
 ACCOUNT_TTL_S = 3600.0
 # A queued request may wait for days before its app makes files for it.
 REQUEST_TTL_S = 14 * 24 * 3600.0
+RENEW_AFTER_S = 3600.0
+MAX_KNOWN = 10_000
 # A replica lives for as long as it works.
 REPLICA_TTL_S = 365 * 24 * 3600.0
 LOCAL_OWNER = "local"
@@ -57,19 +61,28 @@ class ExpiredFile(PolyrankError):
 
 
 class Permits:
-    """Issues and checks permits; ``open`` comes first. All servers of one database agree."""
+    """Issues and checks permits. All servers of one database agree on them."""
 
-    def __init__(self) -> None:
-        self._sealer: Sealer | None = None
-
-    async def open(self, database: Database) -> None:
-        """Gets the key that permits are signed with, or makes it."""
-        key = await SigningKeys(database).get("files", lambda: secrets.token_bytes(KEY_BYTES))
-        self._sealer = Sealer(key)
+    def __init__(self, database: Database) -> None:
+        new_key = functools.partial(secrets.token_bytes, KEY_BYTES)
+        self._sealer = Sealer(SigningKeys(database).get("files", new_key))
+        # Signed now and then only: every call of an app needs one.
+        self._storages: dict[str, tuple[float, str]] = {}
 
     def issue(self, purpose: str, subject: str, ttl_s: float) -> str:
         """A token for the storage of an owner, for an upload, or for a file."""
-        return self._checked_sealer().seal(purpose, ttl_s, sub=subject)
+        return self._sealer.seal(purpose, ttl_s, sub=subject)
+
+    def storage_of(self, owner: str) -> str:
+        """A token for the storage of an owner, good for as long as a request may wait."""
+        now = time.monotonic()
+        known = self._storages.get(owner)
+        if known is None or known[0] < now:
+            if len(self._storages) >= MAX_KNOWN:
+                self._storages.clear()
+            known = now + RENEW_AFTER_S, self.issue(STORAGE, owner, REQUEST_TTL_S)
+            self._storages[owner] = known
+        return known[1]
 
     def owner(self, request: Request) -> str:
         """In whose name files are kept here. Raises NoPermit if nobody's."""
@@ -109,15 +122,11 @@ class Permits:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and (owner := self._subject(STORAGE, token.strip())):
             return owner
-        return _owner_of(request.scope.get("state", {}).get("caller"))
+        return caller_of(request.scope)
 
     def _subject(self, purpose: str, token: str | None) -> str | None:
-        said = self._checked_sealer().open(purpose, token)
+        said = self._sealer.open(purpose, token)
         return None if said is None else str(said["sub"])
-
-    def _checked_sealer(self) -> Sealer:
-        assert self._sealer is not None, "open() comes first"
-        return self._sealer
 
 
 def unknown_file() -> UnknownFile:
@@ -125,8 +134,9 @@ def unknown_file() -> UnknownFile:
     return UnknownFile("there is no such file here")
 
 
-def _owner_of(caller: Any) -> str | None:
+def caller_of(scope: Scope) -> str | None:
     """The account of whoever the gate let in; everybody is one where there is no gate."""
+    caller = scope.get("state", {}).get("caller")
     if caller is None:
         return LOCAL_OWNER
     if not caller.scopes or caller.apps is not None:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import Scope
 
 from polyrank.errors import InvalidInput, RequestAborted
 from polyrank.files import lifecycle
@@ -95,7 +96,7 @@ class Storage:
         body = {
             "token": self._permits.issue(STORAGE, self._permits.owner(request), ACCOUNT_TTL_S),
             "token_type": "Bearer",
-            "base_url": base_of(request),
+            "base_url": base_of(request.scope),
             "expires_at": until.isoformat(),
         }
         return JSONResponse(body, headers={"cache-control": "no-store"})
@@ -126,7 +127,7 @@ class Storage:
         new = self._new(request, said.file_name, said.content_type, said.file_size)
         file = await self._uploads.begin(new)
         token = self._permits.issue(UPLOAD, file.upload_id, UPLOAD_TTL_S)
-        url = f"{base_of(request)}/files/upload/{file.upload_id}?{QUERY}={token}"
+        url = f"{base_of(request.scope)}/files/upload/{file.upload_id}?{QUERY}={token}"
         return JSONResponse({"upload_url": url, "file_url": url_of(request, file)})
 
     async def put(self, request: Request) -> Response:
@@ -204,16 +205,18 @@ class Storage:
         )
 
 
-def base_of(request: Request) -> str:
+def base_of(scope: Scope) -> str:
     """The address under which the caller finds files."""
-    host, port = request.scope.get("server") or ("localhost", None)
-    own = f"{host}:{port}" if port else str(host)
-    return files_base(request.url.scheme, request.headers.get("host") or own)
+    host = next((value for name, value in scope["headers"] if name == b"host"), b"")
+    own, port = scope.get("server") or ("localhost", None)
+    called = host.decode("latin-1") or (f"{own}:{port}" if port else str(own))
+    scheme = str(scope["scheme"]).replace("ws", "http")
+    return files_base(scheme, called)
 
 
 def url_of(request: Request, file: File) -> str:
     """The URL of a file for this caller."""
-    return f"{base_of(request)}/files/{file.id}/{quote(clean_name(file.name))}"
+    return f"{base_of(request.scope)}/files/{file.id}/{quote(clean_name(file.name))}"
 
 
 def _plain_name(name: str | None) -> str:

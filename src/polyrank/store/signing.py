@@ -20,15 +20,17 @@ class SigningKeys:
         self._database = database
         self._dialect = postgresql if database.dialect == "postgresql" else sqlite
 
-    async def get(self, name: str, make: Callable[[], bytes]) -> bytes:
-        """The key of this name; ``make`` makes it the first time that anybody asks."""
-        return await self._database.write(lambda c: self._get(c, name, make))
+    def get(self, name: str, make: Callable[[], bytes]) -> bytes:
+        """The key of this name; ``make`` makes it the first time that anybody asks. Blocks: it
+        is for the start of a server."""
+        return self._database.submit(lambda c: self._get(c, name, make)).result()
 
     def _get(self, connection: Connection, name: str, make: Callable[[], bytes]) -> bytes:
         query = sa.select(signing_keys.c.key).where(signing_keys.c.name == name)
-        known = connection.scalar(query)
+        known: bytes | None = connection.scalar(query)
         if known is None:
             insert = self._dialect.insert(signing_keys).on_conflict_do_nothing()
             connection.execute(insert.values(name=name, key=make(), created_at=time.time()))
-            known = connection.scalars(query).one()  # another server may have been quicker
-        return bytes(known)
+            known = connection.scalar(query)  # another server may have been quicker
+            assert known is not None
+        return known
