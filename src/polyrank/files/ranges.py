@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from polyrank.errors import PolyrankError
 
-_ONE_RANGE = re.compile(r"bytes=\s*(\d{0,20})-(\d{0,20})\s*", re.IGNORECASE)
+_ONE_RANGE = re.compile(r"bytes=\s*(\d{0,20})-(\d{0,20})\s*", re.IGNORECASE | re.ASCII)
 
 
 class RangeNotSatisfiable(PolyrankError):

@@ -100,8 +100,9 @@ class Permits:
             raise FileForbidden("this upload is somebody else's")
 
     def check_owner(self, request: Request, file: File) -> None:
-        """Raises FileForbidden unless the file's owner asks."""
+        """Raises unless the file's owner asks."""
         if self.owner(request) != file.owner:
+            self.check_read(request, file)  # who may not know of it, does not learn of it so
             raise FileForbidden(f"{file.name} is somebody else's")
 
     def check_read(self, request: Request, file: File) -> None:

@@ -28,11 +28,12 @@ class KeyValues:
         query = sa.select(key_values.c.value).where(
             _is(owner, space, key) & (key_values.c.expires_at > self._clock())
         )
-        return await self._database.read(lambda c: c.scalar(query))
+        value: bytes | None = await self._database.read(lambda c: c.scalar(query))
+        return None if value is None else value.decode()
 
     async def set(self, owner: str, space: str, key: str, value: str, *, ttl_s: float) -> None:
         """Keeps the value for ``ttl_s`` seconds, instead of what was there."""
-        row = {"value": value, "expires_at": self._clock() + ttl_s}
+        row = {"value": value.encode(), "expires_at": self._clock() + ttl_s}
         insert = self._dialect.insert(key_values).values(owner=owner, space=space, key=key, **row)
         query = insert.on_conflict_do_update(index_elements=["owner", "space", "key"], set_=row)
         await self._database.write(lambda c: c.execute(query))

@@ -161,7 +161,7 @@ key_values = Table(
     Column("owner", Text, primary_key=True),
     Column("space", Text, primary_key=True),
     Column("key", Text, primary_key=True),
-    Column("value", Text, nullable=False),
+    Column("value", LargeBinary, nullable=False),
     Column("expires_at", Double, nullable=False),
 )
 

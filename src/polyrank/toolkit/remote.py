@@ -131,7 +131,10 @@ class RemoteStore(FileStore):
         if parts.scheme not in ("http", "https") or not _FILE_PATH.fullmatch(parts.path):
             return None
         query = f"?{parts.query}" if parts.query else ""
-        return self.storage.fetch(parts.path + query, self.token)
+        data = self.storage.fetch(parts.path + query, self.token)
+        if data is None and url.startswith((f"{self.base_url}/", f"{self.storage.address}/")):
+            raise UnreadableURL(f"{url} cannot be opened: there is no such file here")
+        return data
 
 
 def _read(answer: httpx.Response, max_bytes: int) -> bytes:

@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -90,3 +92,33 @@ def test_150_mib_in_parts_and_bounded_memory(server, tmp_path: Path) -> None:
                 size += len(chunk)
         assert (size, received.hexdigest()) == (150 * 2**20, digest)
     assert process.memory_info().rss - before < 64 * 2**20
+
+
+def test_a_killed_server_shows_nothing_of_an_upload(server, tmp_path: Path) -> None:
+    begun = httpx.post(f"{server.address}/storage/upload/initiate", json={}).json()
+    parts = httpx.post(f"{server.address}/storage/upload/initiate-multipart", json={}).json()
+    url = httpx.URL(begun["upload_url"])
+    with socket.create_connection((url.host, url.port or 0)) as raw:
+        head = (
+            f"PUT {url.raw_path.decode()} HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999\r\n\r\n"
+        )
+        raw.sendall(head.encode() + b"content-length: 99999999\r\n\r\n" + bytes(3 * 2**20))
+        at, _, token = parts["upload_url"].partition("?")
+        first = httpx.put(f"{at}/1?{token}", content=b"one").json()
+        assert list((tmp_path / "files").rglob("*#*"))  # it is being written
+        server.end(signal.SIGKILL)
+    server.start()
+    here = httpx.URL(server.address)
+
+    def again(url: str) -> httpx.URL:
+        return httpx.URL(url).copy_with(port=here.port)
+
+    for file in (begun, parts):
+        assert httpx.get(again(file["file_url"])).status_code == 404
+    # What was acknowledged is there, and the uploads go on.
+    assert httpx.put(again(begun["upload_url"]), content=b"whole").status_code == 200
+    assert httpx.get(again(begun["file_url"])).content == b"whole"
+    second = httpx.put(again(f"{at}/2?{token}"), content=b"two").json()
+    complete = again(f"{at}/complete?{token}")
+    assert httpx.post(complete, json={"parts": [second, first]}).status_code == 200
+    assert httpx.get(again(parts["file_url"])).content == b"onetwo"
