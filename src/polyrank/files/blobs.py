@@ -75,18 +75,35 @@ class Blobs:
                 if chunk:
                     yield chunk
 
-        chunk_bytes = BUCKET_CHUNK if self._folder is None else FOLDER_CHUNK
         with _translated(self.url):
-            await obstore.put_async(
-                self._store,
-                key,
-                counted(),
-                chunk_size=chunk_bytes,
-                max_concurrency=CHUNKS_AT_ONCE,
-            )
+            await self._put(key, counted())
             if self._folder is not None:
                 await asyncio.to_thread(_sync, self._folder / key)
         return Written(size, digest.hexdigest()[:32])
+
+    async def _put(self, key: str, chunks: AsyncIterator[bytes]) -> None:
+        chunk_bytes = BUCKET_CHUNK if self._folder is None else FOLDER_CHUNK
+        head = bytearray()
+        async for chunk in chunks:
+            head += chunk
+            if len(head) > chunk_bytes:
+                break
+        else:  # small: one request to a bucket instead of three
+            await obstore.put_async(self._store, key, bytes(head), use_multipart=False)
+            return
+
+        async def all_of_it() -> AsyncIterator[bytes]:
+            yield bytes(head)
+            async for chunk in chunks:
+                yield chunk
+
+        await obstore.put_async(
+            self._store,
+            key,
+            all_of_it(),
+            chunk_size=chunk_bytes,
+            max_concurrency=CHUNKS_AT_ONCE,
+        )
 
     async def read(self, key: str, start: int, end: int) -> AsyncIterator[bytes]:
         """The bytes from ``start`` up to ``end``, as fast as they are taken."""
@@ -127,7 +144,8 @@ def _open(url: str, folder: Path | None) -> ObjectStore:
         return LocalStore(folder, automatic_cleanup=True)
     if url.startswith("memory:"):
         return MemoryStore()
-    return from_url(url, client_options={"timeout": BUCKET_TIMEOUT})
+    # Plain http is spoken where the endpoint is set to an http address, and nowhere else.
+    return from_url(url, client_options={"timeout": BUCKET_TIMEOUT, "allow_http": True})
 
 
 def _sync(path: Path) -> None:
@@ -152,4 +170,5 @@ def _translated(url: str) -> Iterator[None]:
     try:
         yield
     except (BaseError, OSError, ValueError) as error:
-        raise FilesUnavailable(f"the file store at {url} failed: {error}") from error
+        reason = str(error).partition("\n")[0]  # what follows is for those who debug obstore
+        raise FilesUnavailable(f"the file store at {url} failed: {reason}") from error
