@@ -47,6 +47,7 @@ class StorageSettings(BaseSettings):
 
     storage_address: str | None = None
     storage_token: SecretStr = SecretStr("")
+    storage_ca: Path | None = None
     data_dir: Path = Field(default_factory=_data_dir)
     # Beside public addresses: names of hosts ("files.lan", "*.lan") and networks ("10.0.0.0/8").
     allowed_hosts: CommaSeparated = ()

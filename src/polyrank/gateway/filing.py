@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from starlette.routing import BaseRoute
 from starlette.types import Scope
 
@@ -49,13 +51,17 @@ class Filing:
         """Removes what is over, until cancelled."""
         await self._sweeper.run()
 
-    def replica_environment(self, address: str, owner: str = LOCAL_OWNER) -> dict[str, str]:
+    def replica_environment(
+        self, address: str, owner: str = LOCAL_OWNER, ca: Path | None = None
+    ) -> dict[str, str]:
         """What a replica is started with, so that it keeps files and values here.
 
-        ``address`` is where its machine reaches this server, ``owner`` whose app it runs.
+        ``address`` is where its machine reaches this server, ``owner`` whose app it runs, ``ca``
+        the certificate of our authority if we speak TLS.
         """
         token = self._permits.issue(STORAGE, owner, REPLICA_TTL_S)
-        return {"POLYRANK_STORAGE_ADDRESS": address, "POLYRANK_STORAGE_TOKEN": token}
+        trust = {} if ca is None else {"POLYRANK_STORAGE_CA": str(ca)}
+        return {"POLYRANK_STORAGE_ADDRESS": address, "POLYRANK_STORAGE_TOKEN": token, **trust}
 
     def request_headers(self, scope: Scope) -> list[tuple[bytes, bytes]]:
         """What a request has beside its caller's headers when it goes to a replica: under which

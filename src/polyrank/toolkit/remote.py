@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
@@ -32,11 +34,13 @@ _FILE_PATH = re.compile(r"/files/[0-9a-f]{32}/[^/]+")
 class Storage:
     """The storage of one server, at an address that this machine reaches; ``token`` opens it."""
 
-    def __init__(self, address: str, token: str) -> None:
+    def __init__(self, address: str, token: str, ca: Path | None = None) -> None:
+        """``ca`` is the certificate of who vouches for a server that speaks TLS."""
         self.address = address.rstrip("/")
         self.token = token
         # No proxy of the environment stands between a replica and its server.
-        transport = httpx.HTTPTransport(retries=CONNECT_RETRIES)
+        trust = ssl.create_default_context(cafile=ca) if ca is not None else True
+        transport = httpx.HTTPTransport(verify=trust, retries=CONNECT_RETRIES)
         self._client = httpx.Client(transport=transport, timeout=TIMEOUT, trust_env=False)
 
     @classmethod
@@ -44,7 +48,8 @@ class Storage:
         """The storage that the settings name; None if no server started this process."""
         if settings.storage_address is None:
             return None
-        return cls(settings.storage_address, settings.storage_token.get_secret_value())
+        token = settings.storage_token.get_secret_value()
+        return cls(settings.storage_address, token, settings.storage_ca)
 
     def send(
         self,
@@ -90,22 +95,20 @@ class Storage:
 
 @dataclass(frozen=True)
 class RemoteStore(FileStore):
-    """Files of one request: kept by the server, in the name of the request's caller."""
+    """Files of the request with these ``headers``: kept by the server, in its caller's name."""
 
     storage: Storage
-    base_url: str
-    token: str
-    lifecycle: str | None = None
+    headers: Mapping[str, str]
 
-    @classmethod
-    def for_request(cls, storage: Storage, headers: Mapping[str, str]) -> Self:
-        """The store for a request with these headers."""
-        return cls(
-            storage,
-            headers.get(BASE_HEADER) or storage.address,
-            headers.get(TOKEN_HEADER) or storage.token,
-            headers.get(LIFECYCLE_HEADER),
-        )
+    @property
+    def base_url(self) -> str:
+        """The address at which the caller finds files."""
+        return self.headers.get(BASE_HEADER) or self.storage.address
+
+    @property
+    def token(self) -> str:
+        """What opens the caller's storage."""
+        return self.headers.get(TOKEN_HEADER) or self.storage.token
 
     def save(self, data: bytes, content_type: str, file_name: str) -> str:
         """The URL at which the request's caller finds the file."""
@@ -114,8 +117,8 @@ class RemoteStore(FileStore):
             # What no header may have, no name needs.
             "x-fal-file-name": re.sub(r"[\x00-\x1f\x7f]", "_", file_name).strip(),
         }
-        if self.lifecycle:
-            headers[LIFECYCLE_HEADER] = self.lifecycle
+        if wishes := self.headers.get(LIFECYCLE_HEADER):
+            headers[LIFECYCLE_HEADER] = wishes
         try:
             answer = self.storage.send(
                 "POST", "files", "upload", token=self.token, headers=headers, content=data
