@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from fastapi.responses import JSONResponse, StreamingResponse
+from PIL import Image as PILImage
 from pydantic import BaseModel
 
 import polyrank
 from polyrank.errors import FieldException
+from polyrank.toolkit import Image
 
 
 class Work(BaseModel):
@@ -22,6 +24,11 @@ class Work(BaseModel):
 
 class Number(BaseModel):
     number: int
+
+
+class Painted(BaseModel):
+    image: Image
+    small: Image
 
 
 class QueueApp(polyrank.App):
@@ -72,3 +79,29 @@ class QueueApp(polyrank.App):
         if tries < 2:
             return JSONResponse({"detail": "not yet"}, 503)
         return {"tries": tries + 1}
+
+    @polyrank.endpoint("/stumble")
+    async def stumble(self, request: Number) -> StreamingResponse:
+        """Fails after so many events."""
+
+        async def events() -> Any:
+            for step in range(request.number):
+                yield f'data: {{"step": {step}}}\n\n'
+            raise FieldException("number", "too far")
+
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+    @polyrank.endpoint("/paint")
+    async def paint(self, request: Number) -> Painted:
+        """Pictures: one as a file, one inside the answer."""
+        picture = PILImage.new("RGB", (request.number, 8), "red")
+        return Painted(
+            image=Image.from_pil(picture, file_name="red.png"),
+            small=Image.from_pil(picture, repository="in_memory"),
+        )
+
+    @polyrank.endpoint("/caller")
+    async def caller(self, request: Work) -> dict[str, Any]:
+        """The headers of the call."""
+        assert self.current_request is not None
+        return dict(self.current_request.headers)

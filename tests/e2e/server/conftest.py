@@ -25,7 +25,7 @@ class Announcing(uvicorn.Server):
         print("serving on", self.servers[0].sockets[0].getsockname()[1], flush=True)
 
 async def main():
-    database, app, slots = sys.argv[1:]
+    database, app, slots, port = sys.argv[1:]
     replica = Replica("local/queue-app", slots=int(slots))
     server = Server(database, {"local/queue-app": replica})
 
@@ -39,7 +39,7 @@ async def main():
     kept = LocalReplica(ReplicaArguments(app), on_ready, on_gone)
     keeping = asyncio.create_task(kept.keep())
     try:
-        await Announcing(uvicorn.Config(build(server), port=0, log_level="warning")).serve()
+        await Announcing(uvicorn.Config(build(server), port=int(port), log_level="warning")).serve()
     finally:
         keeping.cancel()
         await asyncio.gather(keeping, return_exceptions=True)
@@ -55,15 +55,19 @@ class ServerProcess:
         self._command = [sys.executable, "-c", SERVE, database, app, str(slots)]
         self.start()
 
-    def start(self) -> None:
+    def start(self, port: int = 0) -> None:
         self.process = subprocess.Popen(
-            self._command, stdout=subprocess.PIPE, text=True, env={**os.environ}
+            [*self._command, str(port)], stdout=subprocess.PIPE, text=True, env={**os.environ}
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         port = re.fullmatch(r"serving on (\d+)\n", line)
         assert port is not None, line
         self.address = f"http://127.0.0.1:{port[1]}"
+
+    def start_again(self) -> None:
+        """On the port that it had."""
+        self.start(int(self.address.rpartition(":")[2]))
 
     def end(self, signum: signal.Signals = signal.SIGTERM) -> None:
         self.process.send_signal(signum)
@@ -75,5 +79,14 @@ class ServerProcess:
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ServerProcess]:
     process = ServerProcess(f"sqlite:///{tmp_path / 'polyrank.db'}")
+    yield process
+    process.end()
+
+
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server for tests that do it no harm."""
+    folder = tmp_path_factory.mktemp("server")
+    process = ServerProcess(f"sqlite:///{folder / 'polyrank.db'}")
     yield process
     process.end()

@@ -1,0 +1,20 @@
+"""What a client is made with: arguments first, then the environment and the profile in use."""
+
+from __future__ import annotations
+
+from polyrank.client.flows import Flows
+from polyrank.settings import ClientSettings
+
+TIMEOUT_S = 120.0
+ATTEMPTS = 8
+AGENT = "polyrank-client"
+
+
+def make_flows(server: str | None, key: str | None, timeout_s: float, attempts: int) -> Flows:
+    """The flows of the server and the key that are given or set."""
+    settings = ClientSettings()
+    if key is None and settings.key is not None and server in (None, settings.server):
+        key = settings.key.get_secret_value()
+    return Flows(
+        server or settings.server, key, agent=AGENT, timeout_s=timeout_s, attempts=attempts
+    )
