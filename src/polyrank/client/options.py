@@ -18,3 +18,9 @@ def make_flows(server: str | None, key: str | None, timeout_s: float, attempts: 
     return Flows(
         server or settings.server, key, agent=AGENT, timeout_s=timeout_s, attempts=attempts
     )
+
+
+def environment(server: str, key: str) -> dict[str, str]:
+    """What makes programs call ``server``: those that use this client, and files that polyrank
+    loads and that import ``fal_client``."""
+    return {"POLYRANK_SERVER": server, "POLYRANK_KEY": key, "FAL_KEY": key}
