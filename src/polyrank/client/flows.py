@@ -329,7 +329,11 @@ class Flows:
         """The events of a submitted request of a streaming endpoint, live and from the first."""
         request = Request("GET", f"{ticket.response_url}/events", self._headers)
         source = EventSource(request, self._attempts, Deadline(), resumable=True)
-        yield from _emit_all(source)
+        while True:
+            yield from _emit_all(source)
+            if isinstance((yield from self.status_of(ticket)), Completed):
+                return
+            yield Pause(REOPEN_S)  # the server ended in order, the request did not
 
     def websocket(
         self,
