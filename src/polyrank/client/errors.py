@@ -43,7 +43,7 @@ class ClientHTTPError(ClientError):
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
     ) -> None:
-        super().__init__(_words(detail) or f"the server answered with status {status_code}")
+        super().__init__(words(detail) or f"the server answered with status {status_code}")
         self.status_code = status_code
         self.detail = detail
         self.error_type = error_type
@@ -118,8 +118,8 @@ def _http_error(attributes: Mapping[str, Any]) -> ClientHTTPError:
     return error
 
 
-def _words(detail: Any) -> str:
-    """``detail`` for people: one line, one part for each bad field."""
+def words(detail: Any) -> str:
+    """An error's ``detail`` for people: one line, with a part for each bad field."""
     if not isinstance(detail, list):
         return detail if isinstance(detail, str) else ""
     parts = []

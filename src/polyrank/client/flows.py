@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from polyrank.client import encoding, objects, statuses
 from polyrank.client.endpoints import AppId, Endpoints
-from polyrank.client.errors import ClientError, ClientTimeoutError, ServerUnreachable, StreamFailed
+from polyrank.client.errors import (
+    ClientError,
+    ClientTimeoutError,
+    ServerUnreachable,
+    StreamFailed,
+    words,
+)
 from polyrank.client.eventsource import EventSource
 from polyrank.client.parts import Part
 from polyrank.client.retries import attempt
@@ -76,7 +82,7 @@ class Flows:
         self, server: str, key: str | None, *, agent: str, timeout_s: float, attempts: int
     ) -> None:
         self.endpoints = Endpoints(server)
-        self._key = key
+        self.key = key
         self._timeout_s = timeout_s
         self._attempts = attempts
         self._headers = {"user-agent": agent, "accept": "application/json"}
@@ -349,8 +355,8 @@ class Flows:
         token: str | None = None
         if use_jwt:
             token = yield from self._realtime_token(application, token_expiration)
-        elif self._key is not None:
-            headers["authorization"] = f"Key {self._key}"
+        elif self.key is not None:
+            headers["authorization"] = f"Key {self.key}"
         url = self.endpoints.websocket(application, path, token, max_buffering)
         return WebSocketAddress(url, headers)
 
@@ -470,7 +476,7 @@ def _emit_all(source: EventSource) -> Emitting[Any]:
             raise ClientError(f"an event is not JSON but {event.data[:200]!r}") from None
         if isinstance(value, dict) and value.keys() >= FAILED:
             raise StreamFailed(
-                str(value["error"]),
+                words(value["detail"]) or str(value["error"]),
                 detail=value["detail"],
                 error_type=value["error_type"],
                 request_id=source.headers.get("x-fal-request-id"),

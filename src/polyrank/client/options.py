@@ -12,12 +12,10 @@ AGENT = "polyrank-client"
 
 def make_flows(server: str | None, key: str | None, timeout_s: float, attempts: int) -> Flows:
     """The flows of the server and the key that are given or set."""
-    settings = ClientSettings()
-    if key is None and settings.key is not None and server in (None, settings.server):
+    settings = ClientSettings() if server is None else ClientSettings(server=server)
+    if key is None and settings.key is not None:
         key = settings.key.get_secret_value()
-    return Flows(
-        server or settings.server, key, agent=AGENT, timeout_s=timeout_s, attempts=attempts
-    )
+    return Flows(settings.server, key, agent=AGENT, timeout_s=timeout_s, attempts=attempts)
 
 
 def environment(server: str, key: str) -> dict[str, str]:
