@@ -1,6 +1,8 @@
 """The app that the server's tests call."""
 
 import asyncio
+import json
+import logging
 import os
 import time
 from pathlib import Path
@@ -105,3 +107,17 @@ class QueueApp(polyrank.App):
         """The headers of the call."""
         assert self.current_request is not None
         return dict(self.current_request.headers)
+
+    @polyrank.endpoint("/previews")
+    async def previews(self, request: Number) -> StreamingResponse:
+        """A preview on the way, and a picture at the end."""
+        picture = PILImage.new("RGB", (request.number, request.number), "red")
+        uri = Image.from_pil(picture, repository="in_memory").url
+
+        async def events() -> Any:
+            logging.getLogger("painter").warning("painting at step 1")
+            preview = {"step": 1, "progress": 0.5, "preview_image": {"url": uri}}
+            for event in (preview, {"image": {"url": uri}, "seed": 7}):
+                yield f"data: {json.dumps(event)}\n\n"
+
+        return StreamingResponse(events(), media_type="text/event-stream")

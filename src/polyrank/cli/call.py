@@ -72,6 +72,7 @@ class Calling:
         self._client = AsyncClient(server=server, attempts=ATTEMPTS)
         self._flows = make_flows(server, None, TIMEOUT_S, ATTEMPTS)
         self._files = Files(self._flows.endpoints, self._flows.key)
+        self._shown: Any = None
         self.farewell = "cancelled"
 
     async def run(self, arguments: Mapping[str, Any], out: Path | None) -> None:
@@ -157,6 +158,9 @@ class Calling:
 
     async def _show(self, value: Any, display: Display) -> None:
         """Moves the bar, and shows the first picture of an event or a result."""
+        if value is self._shown:  # the last event is the result
+            return
+        self._shown = value
         display.event(value)
         picture = next((each for each in outputs.find(value) if each.is_picture), None)
         if picture is not None and display.shows_pictures:

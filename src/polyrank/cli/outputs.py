@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import mimetypes
+import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,6 +21,8 @@ from polyrank.client.errors import ClientError, ServerUnreachable
 from polyrank.toolkit import datauri
 
 SHOWN_URI_CHARS = 60
+# Of a file: a text that begins with "data:" may be just a text.
+DATA_URI = re.compile(r"data:[\w.+-]+/[\w.+-]+[;,]", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def find(value: Any, place: str = "result") -> Iterator[Output]:
         for index, each in enumerate(value):
             yield from find(each, f"{place}.{index}")
     elif isinstance(value, str):
-        if datauri.is_data_uri(value) or (place.endswith("_url") and _is_url(value)):
+        if DATA_URI.match(value) or (place.endswith("_url") and _is_url(value)):
             yield Output(place, value)
 
 

@@ -121,9 +121,5 @@ def test_sixel_draws_the_same_picture() -> None:
     text = graphics.encode(picture, Protocol.SIXEL, Screen(80, 24, (8, 16)), (8, 4))
     drawn = decoded_sixel(text)
     assert drawn.size == (64, 64)
-    worst = max(
-        abs(a - b)
-        for there, here in zip(drawn.getdata(), picture.getdata(), strict=True)
-        for a, b in zip(there, here, strict=True)
-    )
+    worst = max(abs(a - b) for a, b in zip(drawn.tobytes(), picture.tobytes(), strict=True))
     assert worst <= 3  # sixel's colours are in hundredths
