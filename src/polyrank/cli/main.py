@@ -128,6 +128,21 @@ def call(
     )
 
 
+@app.command(
+    name="exec",
+    context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True},
+)
+def execute(
+    words: Annotated[
+        list[str], typer.Argument(metavar="COMMAND...", help="The program and its arguments.")
+    ],
+    url: Annotated[Optional[str], typer.Option(help="URL of the server.")] = None,  # noqa: UP045
+) -> None:
+    """Run a program written for the reference platform against a polyrank server."""
+    command = importlib.import_module("polyrank.cli.execute")
+    sys.exit(command.execute(words, url))
+
+
 def main() -> None:
     """Entry point of the ``polyrank`` command."""
     app()

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from polyrank_program import ROOT
 
@@ -59,6 +60,15 @@ class ServerProcess:
     def start_again(self) -> None:
         """On the port that it had."""
         self.start(int(self.address.rpartition(":")[2]))
+
+    def replica_pid(self) -> int:
+        """The process id of the replica that serves now."""
+        [pid] = [
+            child.pid
+            for child in psutil.Process(self.process.pid).children()
+            if "polyrank.app.replica" in child.cmdline()
+        ]
+        return pid
 
     def end(self, signum: signal.Signals = signal.SIGTERM) -> None:
         self.process.send_signal(signum)
