@@ -1,9 +1,9 @@
 """A proxy that leads the reference platform's host names to a polyrank server.
 
-Clients connect to it with ``CONNECT``, as to any proxy for https. It answers for those hosts, with a
-certificate that the clients were told to trust, and sends each request on to the server under the
-server's own name, so that every URL in the answers leads there without a proxy. Connections to other
-hosts are passed through unread.
+Clients connect to it with ``CONNECT``, as to any proxy for https. It answers for those hosts, with
+a certificate that the clients were told to trust, and sends each request on to the server under the
+server's own name, so that every URL in the answers leads there without a proxy. Connections to
+other hosts are passed through unread.
 """
 
 from __future__ import annotations
