@@ -121,3 +121,12 @@ class QueueApp(polyrank.App):
                 yield f"data: {json.dumps(event)}\n\n"
 
         return StreamingResponse(events(), media_type="text/event-stream")
+
+    @polyrank.endpoint("/chatty")
+    async def chatty(self, request: Work) -> dict[str, Any]:
+        """Says something all the time."""
+        begun = time.monotonic()
+        while time.monotonic() - begun < request.seconds:
+            logging.getLogger("chatty").warning("still at work")
+            await asyncio.sleep(0.02)
+        return {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -282,9 +283,9 @@ class _Exchange:
 
     async def _read(self) -> bytes:
         assert self._chunks is not None, "Open comes before Read"
-        left = self._deadline.left()
+        at = self._deadline.at
         try:
-            async with asyncio.timeout(left):
+            async with asyncio.timeout(None if at is None else max(0.0, at - time.monotonic())):
                 return await anext(self._chunks, b"")
         except TimeoutError as error:
             raise Lost("no answer in time", is_sent=True, is_late=True) from error

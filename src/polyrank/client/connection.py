@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 
 from polyrank.client.endpoints import Endpoints
+from polyrank.client.errors import ClientError
 from polyrank.client.parts import Part
 from polyrank.client.steps import Answer, Lost, Request
 
@@ -26,9 +27,11 @@ def options(endpoints: Endpoints) -> dict[str, Any]:
 def arguments(request: Request, chunks: Callable[[Part], Any]) -> dict[str, Any]:
     """The arguments of httpx for a request; ``chunks`` reads what is sent from a file."""
     connect_s = min(CONNECT_TIMEOUT_S, request.timeout_s or CONNECT_TIMEOUT_S)
-    headers, content = dict(request.headers), request.content
+    # Bytes: the name of a file is UTF-8, which httpx would not write by itself.
+    headers = {name: value.encode() for name, value in request.headers.items()}
+    content = request.content
     if isinstance(content, Part):
-        headers["content-length"] = str(content.size)
+        headers["content-length"] = b"%d" % content.size
     return {
         "method": request.method,
         "url": request.url,
@@ -49,8 +52,10 @@ def is_stream(response: httpx.Response) -> bool:
     return response.status_code < 400 and kind.startswith("text/event-stream")
 
 
-def lost(error: Exception) -> Lost:
-    """What an error of httpx means for a flow."""
+def lost(error: httpx.RequestError) -> Lost:
+    """What an error of httpx means for a flow. Raises ClientError if it is the caller's."""
+    if isinstance(error, httpx.LocalProtocolError | httpx.UnsupportedProtocol):
+        raise ClientError(f"{error.request.url} cannot be asked: {error}") from error
     is_sent = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
     is_late = isinstance(error, httpx.TimeoutException)
     reason = str(error) or type(error).__name__

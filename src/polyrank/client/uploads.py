@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
 from polyrank.client.encoding import ANY_BYTES
 from polyrank.client.endpoints import Endpoints
@@ -19,6 +19,7 @@ from polyrank.client.storage import StorageSettings
 MULTIPART_ABOVE_BYTES = 100 * 2**20
 PART_BYTES = 10 * 2**20
 PARTS_AT_ONCE = 4
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # A token is taken for expired a little before it is.
 MARGIN = datetime.timedelta(seconds=30)
 
@@ -59,7 +60,7 @@ class Uploads:
         headers = lifecycle.headers() if lifecycle else {}
         headers["content-type"] = content_type or ANY_BYTES
         if file_name is not None:
-            headers["x-fal-file-name"] = quote(file_name, safe=" !#$&'()+,;=@[]^_`{}~.-")
+            headers["x-fal-file-name"] = CONTROL.sub("_", file_name).strip()
         if whole.size > MULTIPART_ABOVE_BYTES:
             return (yield from self._in_parts(whole, headers))
         url = self._endpoints.at("files/upload")

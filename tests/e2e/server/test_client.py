@@ -208,6 +208,42 @@ def test_a_client_timeout_cancels_and_names_the_request(client: Any) -> None:
     assert ended.value.status_code == 499
 
 
+def test_a_client_timeout_holds_though_the_server_keeps_talking(client: Any) -> None:
+    lines: list[Any] = []
+
+    def on_update(status: Any) -> None:
+        lines.extend(getattr(status, "logs", None) or ())
+
+    begun = time.monotonic()
+    with pytest.raises(ClientTimeoutError):
+        client.subscribe(
+            APP + "/chatty",
+            {"seconds": 60},
+            with_logs=True,
+            on_queue_update=on_update,
+            client_timeout=1.0,
+        )
+    assert 1.0 <= time.monotonic() - begun < 10
+    assert len(lines) > 5 and lines[0]["message"] == "still at work"
+
+
+def test_the_events_of_a_queued_request_are_there_however_late(client: Any) -> None:
+    handle = client.submit(APP + "/stream", {"number": 3})
+    assert [event.step for event in handle.stream()] == [0, 1, 2]
+    assert [event.step for event in handle.stream()] == [0, 1, 2]
+    with pytest.raises(ClientError, match="handle's stream"):
+        handle.get()
+    failed = client.submit(APP + "/odd", {"number": 2})
+    with pytest.raises(StreamFailed, match="must be odd"):
+        list(failed.stream())
+
+
+def test_a_kept_stream_is_run_once(client: Any, tmp_path: Path) -> None:
+    for _ in range(2):
+        events = client.stream(APP, {"number": 3}, idempotency_key=tmp_path.name)
+        assert [event.step for event in events] == [0, 1, 2]
+
+
 def test_a_timeout_of_run_ends_it(client: Any) -> None:
     with pytest.raises(ClientTimeoutError):
         client.run(APP + "/work", {"seconds": 60}, timeout=0.5)
@@ -219,6 +255,13 @@ def test_one_idempotency_key_is_one_request(client: Any, tmp_path: Path) -> None
     first, second = (client.submit(APP, {"number": 5}, idempotency_key=key) for _ in range(2))
     assert first.request_id == second.request_id
     assert client.submit(APP, {"number": 5}).request_id != first.request_id
+    for _ in range(2):
+        assert client.run(APP, {"number": 5}, idempotency_key=key + "run").double == 10
+
+
+def test_a_header_that_cannot_be_sent_is_told(client: Any) -> None:
+    with pytest.raises(ClientError, match="cannot be asked"):
+        client.run(APP, {}, headers={"x-mine": "two\nlines"})
 
 
 def test_headers_reach_the_app(shared_server: Any) -> None:

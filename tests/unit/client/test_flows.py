@@ -171,14 +171,14 @@ TOKEN = {"token": "t", "token_type": "Bearer", "expires_at": "2100-01-01T00:00:0
 def test_an_upload_fetches_one_token_and_says_what_it_sends(flows: Flows) -> None:
     lifecycle = StorageSettings("1h", StorageACL("forbid", [StorageACLRule("me", "allow")]))
     told = Told(
-        flows.upload("text", "text/plain", "naïve name.txt", lifecycle=lifecycle),
+        flows.upload("text", "text/plain", "naïve\nname.txt", lifecycle=lifecycle),
         answer(TOKEN),
         answer({"access_url": f"{HOME}/files/1"}),
     )
     assert told.result == f"{HOME}/files/1"
     headers = told.sent[1].headers
     assert headers["authorization"] == "Bearer t"
-    assert headers["x-fal-file-name"] == "na%C3%AFve name.txt"
+    assert headers["x-fal-file-name"] == "naïve_name.txt"
     assert json.loads(headers["x-fal-object-lifecycle"]) == {
         "expiration_duration_seconds": 3600,
         "initial_acl": {
