@@ -22,9 +22,9 @@ from polyrank.reports import Ready
 from polyrank.scaler.local import ReplicaArguments
 
 async def main():
-    database, app, files = sys.argv[1:]
-    arguments = ReplicaArguments(app)
-    platform = Platform(arguments, "127.0.0.1", 0, database_url=database, files_url=files)
+    database, app, files, port = sys.argv[1:]
+    arguments, port = ReplicaArguments(app), int(port)
+    platform = Platform(arguments, "127.0.0.1", port, database_url=database, files_url=files)
 
     def on_report(report):
         if isinstance(report, Ready):
@@ -55,15 +55,22 @@ class ServerProcess:
         self._command = [sys.executable, "-c", SERVE, database, app, files]
         self.start()
 
-    def start(self) -> None:
+    def start(self, port: int = 0) -> None:
         self.process = subprocess.Popen(
-            self._command, stdout=subprocess.PIPE, text=True, env=self._environment
+            [*self._command, str(port)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=self._environment,
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         address = re.fullmatch(r"serving on (\S+)\n", line)
         assert address is not None, line
         self.address = address[1]
+
+    def start_again(self) -> None:
+        """On the port that it had."""
+        self.start(int(self.address.rpartition(":")[2]))
 
     def replica_pid(self) -> int:
         """The process id of the replica that serves now."""
@@ -101,3 +108,12 @@ def start_server() -> Iterator[Callable[..., ServerProcess]]:
     yield start
     for process in started:
         process.end()
+
+
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server for tests that do it no harm."""
+    folder = tmp_path_factory.mktemp("server")
+    process = ServerProcess(f"sqlite:///{folder / 'polyrank.db'}", str(folder / "files"))
+    yield process
+    process.end()
