@@ -24,7 +24,7 @@ from polyrank import logs
 from polyrank.app import machine, projects, requirements
 from polyrank.app.app import App
 from polyrank.app.sample import Call, call_of
-from polyrank.app.server import KEEP_ALIVE_S, AppServer, build
+from polyrank.app.server import KEEP_ALIVE_S, AppServer, build, websocket_options
 from polyrank.distributed import devices
 from polyrank.errors import AppError, PolyrankError
 from polyrank.settings import EngineSettings
@@ -123,6 +123,7 @@ def _serve(args: argparse.Namespace) -> None:
         timeout_graceful_shutdown=max(1, round(grace)),
         log_config=None,
         access_log=False,
+        **websocket_options(),
     )
     server = Announcer(config, app, args.announce_fd)
     try:

@@ -27,12 +27,16 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.routing import WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from polyrank import logs
 from polyrank.app import context
 from polyrank.app.app import App
+from polyrank.app.realtime import RealtimeEndpoint
+from polyrank.app.session import RealtimeRoute
 from polyrank.errors import AppError, FieldException, PolyrankError, RunnerStopped
+from polyrank.settings import WebSocketSettings
 from polyrank.toolkit import store
 from polyrank.toolkit.folder import ROUTE as FILES_ROUTE
 from polyrank.toolkit.folder import Folder, FolderStore
@@ -71,7 +75,10 @@ def build(app: App) -> FastAPI:
     api.router.route_class = _Route
     for method, endpoint in type(app).endpoints.items():
         handler = getattr(app, method)
-        if endpoint.is_websocket:
+        if isinstance(endpoint, RealtimeEndpoint):
+            route = RealtimeRoute(handler, endpoint, describe_error)
+            api.router.routes.append(WebSocketRoute(endpoint.path, route, name=method))
+        elif endpoint.is_websocket:
             _check_websocket(handler)
             api.add_api_websocket_route(endpoint.path, handler)
         else:
@@ -118,12 +125,25 @@ def serve(app: App, *, host: str, port: int, grace_s: float = 5.0) -> None:
         timeout_graceful_shutdown=max(1, round(grace_s)),
         log_config=None,
         access_log=False,
+        **websocket_options(),
     )
     server = AppServer(config, app)
     try:
         server.run()
     finally:
         server.spare_the_process()
+
+
+def websocket_options() -> dict[str, Any]:
+    """How uvicorn serves websockets: a caller who is slow to read is waited for.
+
+    Pings keep the line open, and their answers may come late; what is sent is packed already.
+    """
+    return {
+        "ws_max_size": WebSocketSettings().max_bytes,
+        "ws_ping_timeout": None,
+        "ws_per_message_deflate": False,
+    }
 
 
 class AppServer(uvicorn.Server):
@@ -204,7 +224,7 @@ class RequestScope:
         logs.request_id.set(request_id)
         context.current.set(request)
         if scope["type"] == "websocket":
-            return await WebSocketScope(self._inner).handle(scope, receive, send)
+            return await WebSocketScope(self._inner, request).handle(scope, receive, send)
 
         def on_gone() -> None:
             request.cancel()
@@ -260,8 +280,9 @@ def _fits_a_header(hint: str) -> bool:
 class WebSocketScope:
     """Ends a websocket whose endpoint raised with a reason, as an answer if it was not open yet."""
 
-    def __init__(self, inner: ASGIApp) -> None:
+    def __init__(self, inner: ASGIApp, request: context.RequestContext) -> None:
         self._inner = inner
+        self._request = request
         self._is_open = False
         self._is_over = False
 
@@ -269,17 +290,23 @@ class WebSocketScope:
         """Runs one connection."""
 
         async def send_noted(message: Message) -> None:
-            self._is_open = self._is_open or message["type"] == "websocket.accept"
-            self._is_over = (
-                self._is_over
-                or message["type"] != "websocket.accept"
-                and (message["type"] != "websocket.send")
-            )
-            await send(message)
+            if message["type"] == "websocket.accept":
+                self._is_open = True
+                own = (b"x-fal-request-id", self._request.request_id.encode("latin-1"))
+                message["headers"] = [*message.get("headers", []), own]
+            elif message["type"] != "websocket.send":
+                self._is_over = True
+            try:
+                await send(message)
+            except OSError:
+                self._request.cancel()
+                raise
 
         async def receive_noted() -> Message:
             message = await receive()
-            self._is_over = self._is_over or message["type"] == "websocket.disconnect"
+            if message["type"] == "websocket.disconnect":
+                self._is_over = True
+                self._request.cancel()
             return message
 
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse
 
 from polyrank.errors import InvalidInput, PolyrankError, QueueFull
@@ -50,7 +50,7 @@ async def read_body(request: Request) -> bytes:
     return b"".join(chunks)
 
 
-def start_timeout(request: Request) -> float | None:
+def start_timeout(request: HTTPConnection) -> float | None:
     """Seconds that the request may wait before it starts (``X-Fal-Request-Timeout``)."""
     value = request.headers.get("x-fal-request-timeout")
     if value is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import uuid
 from collections.abc import AsyncIterator, Mapping
 
@@ -20,7 +21,10 @@ from polyrank.gateway.dispatcher import Dispatcher
 from polyrank.gateway.notices import Notices
 from polyrank.gateway.queue import Queue
 from polyrank.gateway.run import RunFace
+from polyrank.gateway.tokens import Tokens
 from polyrank.gateway.upstream import Replica
+from polyrank.gateway.websockets import WebSocketFace
+from polyrank.settings import WebSocketSettings
 from polyrank.store.database import Database
 from polyrank.store.migrations import upgrade
 from polyrank.store.requests import Requests
@@ -38,6 +42,7 @@ class Server:
         self.requests = Requests(self.database)
         self.notices = Notices()
         self.replicas = dict(replicas)
+        self.tokens = Tokens(secrets.token_bytes(32))
         owner = uuid.uuid4().hex
         self.dispatchers = {
             name: Dispatcher(self.requests, replica, self.notices, owner=owner)
@@ -77,7 +82,7 @@ def build(server: Server) -> ASGIApp:
         return error_answer(error)
 
     pages = Starlette(
-        routes=[Route("/health", health)],
+        routes=[Route("/health", health), *server.tokens.routes()],
         lifespan=lifespan,
         exception_handlers={PolyrankError: on_error},
     )
@@ -87,6 +92,8 @@ def build(server: Server) -> ASGIApp:
         "queue": Starlette(routes=queue.routes(), exception_handlers={PolyrankError: on_error}),
     }
 
+    websockets = WebSocketFace(server.replicas, max_bytes=WebSocketSettings().max_bytes)
+
     async def by_face(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await pages(scope, receive, send)
@@ -95,6 +102,8 @@ def build(server: Server) -> ASGIApp:
             headers.get(b"host", ""), scope["path"], headers.get(b"x-fal-target-url")
         )
         scope = {**scope, "path": target.path, "face_prefix": target.prefix}
+        if scope["type"] == "websocket":
+            return await websockets(scope, receive, send)
         await faces.get(target.face, pages)(scope, receive, send)
 
     return by_face

@@ -66,6 +66,16 @@ class Replica:
         """The replica has ended."""
         self._ready.clear()
 
+    def is_not_at(self, address: str) -> None:
+        """Nobody was there; it is not known yet where the next one is."""
+        if address == self._address:
+            self.is_gone()
+
+    async def address(self) -> str:
+        """Where the replica is, once it is somewhere."""
+        await self._ready.wait()
+        return self._address
+
     async def open(self) -> None:
         """Opens the pool of connections; needs the event loop."""
         self._session = aiohttp.ClientSession(

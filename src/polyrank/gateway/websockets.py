@@ -1,0 +1,291 @@
+"""Websockets below ``/run``: a caller and a replica, message by message, until either closes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.typing import Subprotocol
+
+from polyrank.errors import PolyrankError, ReplicaUnreachable, RequestTimeout
+from polyrank.gateway import tokens
+from polyrank.gateway.addresses import AppPath, split_app
+from polyrank.gateway.answers import UnknownApp, error_answer, start_timeout
+from polyrank.gateway.upstream import Replica, forwarded
+
+T = TypeVar("T")
+
+NORMAL, GOING_AWAY, REFUSED, RESTARTED = 1000, 1001, 1008, 1012
+# Stand for a close without a code, and for a connection that broke off; never sent.
+NO_CODE, BROKEN_OFF = 1005, 1006
+CLOSE_TIMEOUT_S = 5.0
+
+Admit = Callable[[HTTPConnection, AppPath], None]
+
+
+def uvicorn_options(max_bytes: int) -> dict[str, Any]:
+    """What a uvicorn that serves websockets of apps is configured with.
+
+    Pings find callers who fell silent; their answers may stand behind messages that a busy app has
+    not taken yet, hence the long wait. What apps send is packed already, hence no compression.
+    """
+    return {
+        "ws_max_size": max_bytes,
+        "ws_ping_interval": 20.0,
+        "ws_ping_timeout": 120.0,
+        "ws_per_message_deflate": False,
+    }
+
+
+def admit_everyone(connection: HTTPConnection, wanted: AppPath) -> None:
+    """Lets any caller pass."""
+
+
+class WebSocketFace:
+    """The ASGI application of websockets below ``/run``.
+
+    ``replicas`` are the running apps by name; ``admit`` raises a PolyrankError for a caller who may
+    not call an app.
+    """
+
+    def __init__(
+        self,
+        replicas: Mapping[str, Replica],
+        admit: Admit = admit_everyone,
+        *,
+        max_bytes: int | None = None,
+    ) -> None:
+        self._replicas = replicas
+        self._admit = admit
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one websocket."""
+        connection = HTTPConnection(scope)
+        caller = _Caller(connection, receive, send)
+        await receive()  # websocket.connect
+        try:
+            replica, wanted = self._find(connection)
+            async with contextlib.AsyncExitStack() as stack:
+                opening = stack.enter_async_context(self._opened(replica, wanted, caller))
+                upstream = await caller.unless_gone(opening)
+                await caller.accept(upstream)
+                await _pass_on(caller, upstream)
+        except InvalidStatus as refused:
+            await caller.relay(refused)
+        except PolyrankError as error:
+            await caller.refuse(error)
+        except _CallerGone:
+            pass
+
+    def _find(self, connection: HTTPConnection) -> tuple[Replica, AppPath]:
+        wanted = split_app(connection.scope["path"])
+        if wanted is None or wanted.app not in self._replicas:
+            raise UnknownApp(f"there is no app {connection.scope['path'].strip('/')!r} here")
+        self._admit(connection, wanted)
+        return self._replicas[wanted.app], wanted
+
+    @contextlib.asynccontextmanager
+    async def _opened(
+        self, replica: Replica, wanted: AppPath, caller: _Caller
+    ) -> AsyncIterator[ClientConnection]:
+        """A websocket to the replica, which gives a slot to it."""
+        limit_s = start_timeout(caller.connection)
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(limit_s):
+                    await stack.enter_async_context(replica.slots)
+            except TimeoutError:
+                raise RequestTimeout(
+                    f"the app was busy for {limit_s:g} s, as long as the caller would wait"
+                ) from None
+            upstream = await self._connect(replica, wanted.path, caller)
+            stack.push_async_callback(upstream.close, GOING_AWAY)
+            yield upstream
+
+    async def _connect(self, replica: Replica, path: str, caller: _Caller) -> ClientConnection:
+        headers = {
+            name: value
+            for name, value in forwarded(caller.connection.headers).items()
+            if not name.startswith("sec-websocket-")
+        }
+        while True:
+            address = await replica.address()
+            try:
+                return await connect(
+                    address.replace("http", "ws", 1) + _target(path, caller.connection),
+                    additional_headers={**headers, "x-fal-request-id": caller.request_id},
+                    subprotocols=[Subprotocol(each) for each in caller.scope["subprotocols"]],
+                    max_size=self._max_bytes,
+                    compression=None,
+                    proxy=None,
+                    user_agent_header=None,
+                    open_timeout=None,
+                    ping_interval=None,
+                    close_timeout=CLOSE_TIMEOUT_S,
+                )
+            except ConnectionRefusedError:
+                replica.is_not_at(address)
+            except InvalidStatus:
+                raise
+            except (OSError, InvalidHandshake) as error:
+                raise ReplicaUnreachable(
+                    f"the replica of {replica.app} did not answer: {error}"
+                ) from error
+
+
+def _target(path: str, connection: HTTPConnection) -> str:
+    """Path and query for the replica; the token is not for it."""
+    parts = connection.scope["query_string"].decode("latin-1").split("&")
+    query = "&".join(part for part in parts if not part.startswith(f"{tokens.QUERY}="))
+    return quote(path, safe="/:@!$&'()*+,;=~") + (f"?{query}" if query else "")
+
+
+class _CallerGone(Exception):
+    """The caller has closed, with this code and reason, or broken off."""
+
+    def __init__(self, code: int = GOING_AWAY, reason: str = "") -> None:
+        super().__init__(code, reason)
+        self.code = code if _may_be_sent(code) else GOING_AWAY
+        self.reason = reason
+
+
+class _Caller:
+    """The caller's side."""
+
+    def __init__(self, connection: HTTPConnection, receive: Receive, send: Send) -> None:
+        self.connection = connection
+        self.scope = connection.scope
+        self.request_id = connection.headers.get("x-fal-request-id") or uuid.uuid4().hex
+        self._receive = receive
+        self._send = send
+
+    async def unless_gone(self, work: Awaitable[T]) -> T:
+        """The result of what is done before the websocket is open; raises _CallerGone."""
+        working = asyncio.ensure_future(work)
+        gone = asyncio.ensure_future(self._receive())  # nothing else can come yet
+        try:
+            await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if gone.done():
+                raise _CallerGone
+            return working.result()
+        finally:
+            gone.cancel()
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+
+    async def receive(self) -> str | bytes:
+        """The next message. Raises _CallerGone."""
+        message = await self._receive()
+        if message["type"] == "websocket.disconnect":
+            code = message.get("code", NO_CODE)
+            # An empty close has a reason, which is empty; a broken connection has none.
+            if code == NO_CODE and message.get("reason") is not None:
+                code = NORMAL
+            raise _CallerGone(code, message.get("reason") or "")
+        frame = message.get("bytes")
+        return str(message["text"]) if frame is None else bytes(frame)
+
+    async def send(self, frame: str | bytes) -> None:
+        """Sends a message, at the caller's pace. Raises _CallerGone."""
+        key = "text" if isinstance(frame, str) else "bytes"
+        await self._tell({"type": "websocket.send", key: frame})
+
+    async def accept(self, upstream: ClientConnection) -> None:
+        """Opens the websocket as the replica has opened it."""
+        assert upstream.response is not None
+        headers = forwarded(dict(upstream.response.headers.raw_items()))
+        raw = [
+            (name.lower().encode("latin-1"), value.encode("latin-1"))
+            for name, value in headers.items()
+            if not name.lower().startswith(("sec-websocket-", "x-fal-request-id"))
+        ]
+        raw.append((b"x-fal-request-id", self.request_id.encode("latin-1")))
+        accept = {"type": "websocket.accept", "subprotocol": upstream.subprotocol, "headers": raw}
+        await self._tell(accept)
+
+    async def close(self, code: int | None, reason: str) -> None:
+        """Closes as the replica has closed; one that broke off has ended."""
+        if code is None or code == BROKEN_OFF:
+            code, reason = RESTARTED, "the replica has ended; connect again"
+        elif not _may_be_sent(code):
+            code = NORMAL
+        await self._tell({"type": "websocket.close", "code": code, "reason": reason})
+
+    async def refuse(self, error: PolyrankError) -> None:
+        """Answers with the error instead of opening the websocket.
+
+        A browser cannot read such an answer, and its client library learns only from a message that
+        it needs a new token: a bad token is told in one.
+        """
+        if error.status == 401 and tokens.QUERY in self.connection.query_params:
+            await self._tell({"type": "websocket.accept"})
+            told = {"status": "error", "error": "Unauthorized", "reason": error.message}
+            await self.send(json.dumps(told))
+            return await self.close(REFUSED, error.message)
+        await self._answer(error_answer(error, self.request_id))
+
+    async def relay(self, refused: InvalidStatus) -> None:
+        """Answers as the replica has answered instead of opening the websocket."""
+        answer = refused.response
+        headers = forwarded(dict(answer.headers.raw_items()))
+        headers["x-fal-request-id"] = self.request_id
+        await self._answer(Response(bytes(answer.body or b""), answer.status_code, headers))
+
+    async def _answer(self, response: Response) -> None:
+        with contextlib.suppress(_CallerGone):
+            if "websocket.http.response" not in self.scope.get("extensions", {}):
+                return await self._tell({"type": "websocket.close", "code": REFUSED})
+            start = {"type": "websocket.http.response.start", "status": response.status_code}
+            await self._tell({**start, "headers": response.raw_headers})
+            await self._tell({"type": "websocket.http.response.body", "body": response.body})
+
+    async def _tell(self, message: Message) -> None:
+        try:
+            await self._send(message)
+        except OSError:
+            raise _CallerGone from None
+
+
+def _may_be_sent(code: int) -> bool:
+    return code in (1000, 1001, 1002, 1003, *range(1007, 1015)) or 3000 <= code < 5000
+
+
+async def _pass_on(caller: _Caller, upstream: ClientConnection) -> None:
+    """Both ways at the pace of whoever takes the messages; closes one side as the other was."""
+    up = asyncio.create_task(_up(caller, upstream))
+    down = asyncio.create_task(_down(caller, upstream))
+    try:
+        await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
+        if up.done():
+            up.result()
+        await down  # what the replica sent before it closed
+        await caller.close(upstream.close_code, upstream.close_reason or "")
+    except _CallerGone as gone:
+        await upstream.close(gone.code, gone.reason)
+    finally:
+        up.cancel()
+        down.cancel()
+        await asyncio.gather(up, down, return_exceptions=True)
+
+
+async def _up(caller: _Caller, upstream: ClientConnection) -> None:
+    with contextlib.suppress(ConnectionClosed):
+        while True:
+            await upstream.send(await caller.receive())
+
+
+async def _down(caller: _Caller, upstream: ClientConnection) -> None:
+    with contextlib.suppress(ConnectionClosed):
+        while True:
+            await caller.send(await upstream.recv())
