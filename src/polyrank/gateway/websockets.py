@@ -6,22 +6,25 @@ import asyncio
 import contextlib
 import json
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 from starlette.requests import HTTPConnection
-from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.http11 import Response
 from websockets.typing import Subprotocol
 
-from polyrank.errors import PolyrankError, ReplicaUnreachable, RequestTimeout
+from polyrank.errors import PolyrankError, ReplicaUnreachable
 from polyrank.gateway import tokens
-from polyrank.gateway.addresses import AppPath, split_app
-from polyrank.gateway.answers import UnknownApp, error_answer, start_timeout
-from polyrank.gateway.upstream import Replica, forwarded
+from polyrank.gateway.addresses import AppPath, place
+from polyrank.gateway.answers import error_answer, start_timeout
+from polyrank.gateway.hosting import HostedApp
+from polyrank.gateway.registry import Registry
+from polyrank.gateway.run import slot
+from polyrank.gateway.upstream import RawHeaders, forwarded
 
 T = TypeVar("T")
 
@@ -54,30 +57,24 @@ def admit_everyone(connection: HTTPConnection, wanted: AppPath) -> None:
 class WebSocketFace:
     """The ASGI application of websockets below ``/run``.
 
-    ``replicas`` are the running apps by name; ``admit`` raises a PolyrankError for a caller who may
-    not call an app.
+    ``admit`` raises a PolyrankError for a caller who may not call an app; messages of a replica
+    have up to ``max_bytes``.
     """
 
     def __init__(
-        self,
-        replicas: Mapping[str, Replica],
-        admit: Admit = admit_everyone,
-        *,
-        max_bytes: int | None = None,
+        self, apps: Registry, admit: Admit = admit_everyone, *, max_bytes: int | None = None
     ) -> None:
-        self._replicas = replicas
+        self._apps = apps
         self._admit = admit
         self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one websocket."""
-        connection = HTTPConnection(scope)
-        caller = _Caller(connection, receive, send)
+        caller = _Caller(HTTPConnection(scope), receive, send)
         await receive()  # websocket.connect
         try:
-            replica, wanted = self._find(connection)
             async with contextlib.AsyncExitStack() as stack:
-                opening = stack.enter_async_context(self._opened(replica, wanted, caller))
+                opening = stack.enter_async_context(self._opened(caller))
                 upstream = await caller.unless_gone(opening)
                 await caller.accept(upstream)
                 await _pass_on(caller, upstream)
@@ -88,43 +85,31 @@ class WebSocketFace:
         except _CallerGone:
             pass
 
-    def _find(self, connection: HTTPConnection) -> tuple[Replica, AppPath]:
-        wanted = split_app(connection.scope["path"])
-        if wanted is None or wanted.app not in self._replicas:
-            raise UnknownApp(f"there is no app {connection.scope['path'].strip('/')!r} here")
-        self._admit(connection, wanted)
-        return self._replicas[wanted.app], wanted
-
     @contextlib.asynccontextmanager
-    async def _opened(
-        self, replica: Replica, wanted: AppPath, caller: _Caller
-    ) -> AsyncIterator[ClientConnection]:
+    async def _opened(self, caller: _Caller) -> AsyncIterator[ClientConnection]:
         """A websocket to the replica, which gives a slot to it."""
-        limit_s = start_timeout(caller.connection)
-        async with contextlib.AsyncExitStack() as stack:
+        entry, wanted = await self._apps.find(caller.scope["path"])
+        self._admit(caller.connection, wanted)
+        async with slot(entry.app, start_timeout(caller.connection)):
+            upstream = await self._connect(entry.app, wanted.path, caller)
             try:
-                async with asyncio.timeout(limit_s):
-                    await stack.enter_async_context(replica.slots)
-            except TimeoutError:
-                raise RequestTimeout(
-                    f"the app was busy for {limit_s:g} s, as long as the caller would wait"
-                ) from None
-            upstream = await self._connect(replica, wanted.path, caller)
-            stack.push_async_callback(upstream.close, GOING_AWAY)
-            yield upstream
+                yield upstream
+            finally:
+                await upstream.close(GOING_AWAY)
 
-    async def _connect(self, replica: Replica, path: str, caller: _Caller) -> ClientConnection:
-        headers = {
-            name: value
-            for name, value in forwarded(caller.connection.headers).items()
-            if not name.startswith("sec-websocket-")
-        }
+    async def _connect(self, app: HostedApp, path: str, caller: _Caller) -> ClientConnection:
+        headers = [
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, value in [*caller.headers(), *place(caller.scope, app.name)]
+        ]
         while True:
-            address = await replica.address()
+            replica = await app.ready()
             try:
                 return await connect(
-                    address.replace("http", "ws", 1) + _target(path, caller.connection),
-                    additional_headers={**headers, "x-fal-request-id": caller.request_id},
+                    f"ws://localhost{_target(path, caller.connection)}",
+                    host=replica.host,
+                    port=replica.port,
+                    additional_headers=headers,
                     subprotocols=[Subprotocol(each) for each in caller.scope["subprotocols"]],
                     max_size=self._max_bytes,
                     compression=None,
@@ -135,12 +120,14 @@ class WebSocketFace:
                     close_timeout=CLOSE_TIMEOUT_S,
                 )
             except ConnectionRefusedError:
-                replica.is_not_at(address)
+                # Nothing was sent: the websocket is for the next replica.
+                if app.upstream is replica:
+                    app.is_gone()
             except InvalidStatus:
                 raise
             except (OSError, InvalidHandshake) as error:
                 raise ReplicaUnreachable(
-                    f"the replica of {replica.app} did not answer: {error}"
+                    f"the replica of {app.name} did not answer: {error}"
                 ) from error
 
 
@@ -169,6 +156,11 @@ class _Caller:
         self.request_id = connection.headers.get("x-fal-request-id") or uuid.uuid4().hex
         self._receive = receive
         self._send = send
+
+    def headers(self) -> RawHeaders:
+        """What the replica is told."""
+        own = (b"x-fal-request-id", self.request_id.encode("latin-1"))
+        return [*_passed_on(self.scope["headers"]), own]
 
     async def unless_gone(self, work: Awaitable[T]) -> T:
         """The result of what is done before the websocket is open; raises _CallerGone."""
@@ -204,15 +196,8 @@ class _Caller:
     async def accept(self, upstream: ClientConnection) -> None:
         """Opens the websocket as the replica has opened it."""
         assert upstream.response is not None
-        headers = forwarded(dict(upstream.response.headers.raw_items()))
-        raw = [
-            (name.lower().encode("latin-1"), value.encode("latin-1"))
-            for name, value in headers.items()
-            if not name.lower().startswith(("sec-websocket-", "x-fal-request-id"))
-        ]
-        raw.append((b"x-fal-request-id", self.request_id.encode("latin-1")))
-        accept = {"type": "websocket.accept", "subprotocol": upstream.subprotocol, "headers": raw}
-        await self._tell(accept)
+        accept = {"type": "websocket.accept", "subprotocol": upstream.subprotocol}
+        await self._tell({**accept, "headers": self._answered(upstream.response)})
 
     async def close(self, code: int | None, reason: str) -> None:
         """Closes as the replica has closed; one that broke off has ended."""
@@ -233,28 +218,42 @@ class _Caller:
             told = {"status": "error", "error": "Unauthorized", "reason": error.message}
             await self.send(json.dumps(told))
             return await self.close(REFUSED, error.message)
-        await self._answer(error_answer(error, self.request_id))
+        answer = error_answer(error, self.request_id)
+        await self._answer(answer.status_code, answer.raw_headers, answer.body)
 
     async def relay(self, refused: InvalidStatus) -> None:
         """Answers as the replica has answered instead of opening the websocket."""
         answer = refused.response
-        headers = forwarded(dict(answer.headers.raw_items()))
-        headers["x-fal-request-id"] = self.request_id
-        await self._answer(Response(bytes(answer.body or b""), answer.status_code, headers))
+        body = bytes(answer.body or b"")
+        await self._answer(answer.status_code, self._answered(answer), body)
 
-    async def _answer(self, response: Response) -> None:
+    def _answered(self, answer: Response) -> RawHeaders:
+        items = answer.headers.raw_items()
+        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in items]
+        return [*_passed_on(raw), (b"x-fal-request-id", self.request_id.encode("latin-1"))]
+
+    async def _answer(self, status: int, headers: RawHeaders, body: bytes | memoryview) -> None:
         with contextlib.suppress(_CallerGone):
             if "websocket.http.response" not in self.scope.get("extensions", {}):
                 return await self._tell({"type": "websocket.close", "code": REFUSED})
-            start = {"type": "websocket.http.response.start", "status": response.status_code}
-            await self._tell({**start, "headers": response.raw_headers})
-            await self._tell({"type": "websocket.http.response.body", "body": response.body})
+            start = {"type": "websocket.http.response.start", "status": status}
+            await self._tell({**start, "headers": headers})
+            await self._tell({"type": "websocket.http.response.body", "body": body})
 
     async def _tell(self, message: Message) -> None:
         try:
             await self._send(message)
         except OSError:
             raise _CallerGone from None
+
+
+def _passed_on(headers: RawHeaders) -> RawHeaders:
+    """The headers that are not of one connection, and not ours."""
+    return [
+        header
+        for header in forwarded(headers)
+        if not header[0].startswith(b"sec-websocket-") and header[0] != b"x-fal-request-id"
+    ]
 
 
 def _may_be_sent(code: int) -> bool:
