@@ -4,22 +4,17 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 from fastapi import WebSocket
 from pydantic import BaseModel, Field
 
 import polyrank
-from polyrank.errors import FieldException
 
 
 class Number(BaseModel):
     number: int = Field(ge=0)
     seconds: float = 0.0
     mark: str | None = None
-
-    def can_batch(self, other: "Number", count: int) -> bool:
-        return self.seconds == other.seconds
 
 
 class Square(BaseModel):
@@ -35,24 +30,7 @@ class RealtimeApp(polyrank.App):
 
     @polyrank.realtime("/realtime")
     async def square(self, request: Number) -> Square:
-        if request.number == 13:
-            raise FieldException("number", "13 brings bad luck")
-        await asyncio.sleep(request.seconds)
         return Square(square=request.number**2)
-
-    @polyrank.realtime("/plain")
-    def square_in_a_thread(self, request: Number) -> Square:
-        return Square(square=request.number**2)
-
-    @polyrank.realtime("/newest", buffering=2)
-    async def newest(self, request: Number) -> Square:
-        await asyncio.sleep(request.seconds)
-        return Square(square=request.number**2)
-
-    @polyrank.realtime("/batches", max_batch_size=3)
-    async def batches(self, *requests: Number) -> dict[str, Any]:
-        await asyncio.sleep(requests[0].seconds)
-        return {"numbers": [each.number for each in requests]}
 
     @polyrank.realtime("/count")
     async def count(self, request: Number) -> AsyncIterator[Square]:
@@ -89,6 +67,22 @@ class RealtimeApp(polyrank.App):
     @polyrank.realtime("/mirror")
     async def mirror(self, request: Picture) -> Picture:
         return request
+
+    @polyrank.realtime("/pictures")
+    async def pictures(self, request: Number) -> AsyncIterator[Picture]:
+        made = 0
+        try:
+            while made < request.number:
+                made += 1
+                yield Picture(pixels=bytes(2**20))
+        finally:
+            leave(request.mark, str(made))
+
+    @polyrank.endpoint("/query", is_websocket=True)
+    async def query(self, websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.send_text(websocket.url.query)
+        await websocket.close()
 
     @polyrank.endpoint("/socket", is_websocket=True)
     async def socket(self, websocket: WebSocket) -> None:

@@ -33,7 +33,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from polyrank import logs
 from polyrank.app import context
 from polyrank.app.app import App
-from polyrank.app.realtime import RealtimeEndpoint
+from polyrank.app.endpoint import Endpoint
+from polyrank.app.protocol import add_websocket
+from polyrank.app.realtime import RealtimeEndpoint, Shape
 from polyrank.app.session import RealtimeRoute
 from polyrank.errors import AppError, FieldException, PolyrankError, RunnerStopped
 from polyrank.settings import WebSocketSettings
@@ -73,14 +75,17 @@ def build(app: App) -> FastAPI:
 
     api = FastAPI(title=app.app_name or "app", lifespan=lifespan)
     api.router.route_class = _Route
+    sockets: list[tuple[str, Endpoint, Shape | None]] = []
     for method, endpoint in type(app).endpoints.items():
         handler = getattr(app, method)
         if isinstance(endpoint, RealtimeEndpoint):
             route = RealtimeRoute(handler, endpoint, describe_error)
             api.router.routes.append(WebSocketRoute(endpoint.path, route, name=method))
+            sockets.append((method, endpoint, route.shape))
         elif endpoint.is_websocket:
             _check_websocket(handler)
             api.add_api_websocket_route(endpoint.path, handler)
+            sockets.append((method, endpoint, None))
         else:
             api.add_api_route(
                 endpoint.path, handler, methods=["POST"], name=method, response_model_by_alias=True
@@ -92,13 +97,14 @@ def build(app: App) -> FastAPI:
     if not any(endpoint.path == "/health" for endpoint in type(app).endpoints.values()):
         api.add_api_route("/health", health, methods=["GET"], include_in_schema=False)
     api.add_route(FILES_ROUTE + "/{token}/{name}", _files_route(files), include_in_schema=False)
+    api.add_api_websocket_route("/{path:path}", _no_websocket)
     api.add_exception_handler(HTTPException, _on_http_exception)
     api.add_exception_handler(RequestValidationError, _on_validation_error)
     api.add_middleware(RequestScope, app=app, files=files)
     api.add_middleware(
         CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"]
     )
-    _order_schema(api)
+    _extend_schema(api, sockets)
     return api
 
 
@@ -113,6 +119,10 @@ def _check_websocket(handler: Callable[..., Any]) -> None:
             f"websocket endpoint {name} needs a parameter that is a WebSocket: "
             f"async def {name.rsplit('.', 1)[-1]}(self, websocket: WebSocket)"
         )
+
+
+async def _no_websocket(websocket: WebSocket) -> None:
+    raise HTTPException(404, f"there is no websocket at {websocket.url.path}")
 
 
 def serve(app: App, *, host: str, port: int, grace_s: float = 5.0) -> None:
@@ -326,7 +336,11 @@ class WebSocketScope:
             code = SERVER_FAULT if status >= 500 else CALLER_FAULT
             await send({"type": "websocket.close", "code": code, "reason": reason})
         elif "websocket.http.response" in scope.get("extensions", {}):
-            headers = [(b"content-type", b"application/json")]
+            headers = [
+                (b"content-type", b"application/json"),
+                (b"x-fal-request-id", self._request.request_id.encode("latin-1")),
+                (b"x-fal-error-type", str(body["error_type"]).encode()),
+            ]
             start = {"type": "websocket.http.response.start", "status": status, "headers": headers}
             await send(start)
             await send({"type": "websocket.http.response.body", "body": json.dumps(body).encode()})
@@ -494,12 +508,14 @@ async def _on_validation_error(request: Request, error: Any) -> Response:
     return JSONResponse({"detail": problems}, 422, {"x-fal-billable-units": "0"})
 
 
-def _order_schema(api: FastAPI) -> None:
-    """Adds the order of paths and properties, which JSON objects do not promise."""
+def _extend_schema(api: FastAPI, sockets: list[tuple[str, Endpoint, Shape | None]]) -> None:
+    """Adds websockets, and the order of paths and properties, which JSON does not promise."""
     plain = api.openapi
 
     def openapi() -> dict[str, Any]:
         schema = plain()
+        for each in sockets:
+            add_websocket(schema, *each)
         schema["x-fal-order-paths"] = list(schema.get("paths", {}))
         for model in schema.get("components", {}).get("schemas", {}).values():
             if "properties" in model:

@@ -53,8 +53,8 @@ class RealtimeRoute:
         self.method = method
         self.endpoint = endpoint
         self.describe = describe
-        self.mode = shape_of(method, endpoint).mode
-        self.codec = Codec(endpoint, shape_of(method, endpoint))
+        self.shape = shape_of(method, endpoint)
+        self.codec = Codec(endpoint, self.shape)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Holds one session. Raises InvalidInput, before it is accepted, for a bad query."""
@@ -202,7 +202,7 @@ class Session:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._deliver())
             try:
-                await _MODES[self._route.mode](self)
+                await _MODES[self._route.shape.mode](self)
             except Exception as error:
                 failure = error
                 await self._tell_error(error)

@@ -98,10 +98,8 @@ class WebSocketFace:
                 await upstream.close(GOING_AWAY)
 
     async def _connect(self, app: HostedApp, path: str, caller: _Caller) -> ClientConnection:
-        headers = [
-            (name.decode("latin-1"), value.decode("latin-1"))
-            for name, value in [*caller.headers(), *place(caller.scope, app.name)]
-        ]
+        """Opens a websocket to the replica, or to the next one if it was just dying."""
+        may_be_dying = True
         while True:
             replica = await app.ready()
             try:
@@ -109,8 +107,11 @@ class WebSocketFace:
                     f"ws://localhost{_target(path, caller.connection)}",
                     host=replica.host,
                     port=replica.port,
-                    additional_headers=headers,
-                    subprotocols=[Subprotocol(each) for each in caller.scope["subprotocols"]],
+                    additional_headers=[
+                        (name.decode("latin-1"), value.decode("latin-1"))
+                        for name, value in [*caller.headers(), *place(caller.scope, app.name)]
+                    ],
+                    subprotocols=caller.subprotocols() or None,
                     max_size=self._max_bytes,
                     compression=None,
                     proxy=None,
@@ -120,15 +121,16 @@ class WebSocketFace:
                     close_timeout=CLOSE_TIMEOUT_S,
                 )
             except ConnectionRefusedError:
-                # Nothing was sent: the websocket is for the next replica.
                 if app.upstream is replica:
                     app.is_gone()
             except InvalidStatus:
                 raise
             except (OSError, InvalidHandshake) as error:
-                raise ReplicaUnreachable(
-                    f"the replica of {app.name} did not answer: {error}"
-                ) from error
+                if not may_be_dying:
+                    raise ReplicaUnreachable(
+                        f"the replica of {app.name} did not answer: {error}"
+                    ) from error
+                may_be_dying = False
 
 
 def _target(path: str, connection: HTTPConnection) -> str:
@@ -161,6 +163,10 @@ class _Caller:
         """What the replica is told."""
         own = (b"x-fal-request-id", self.request_id.encode("latin-1"))
         return [*_passed_on(self.scope["headers"]), own]
+
+    def subprotocols(self) -> list[Subprotocol]:
+        """What the caller offers."""
+        return [Subprotocol(each) for each in self.scope["subprotocols"]]
 
     async def unless_gone(self, work: Awaitable[T]) -> T:
         """The result of what is done before the websocket is open; raises _CallerGone."""

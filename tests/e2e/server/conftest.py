@@ -5,8 +5,9 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from polyrank_program import ROOT
@@ -68,3 +69,18 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
     process = ServerProcess(f"sqlite:///{tmp_path / 'polyrank.db'}")
     yield process
     process.end()
+
+
+@pytest.fixture(scope="module")
+def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Any]]:
+    """Starts servers of other apps (``FILE::Class``), for all tests of a module."""
+    processes: list[ServerProcess] = []
+
+    def start(app: str) -> ServerProcess:
+        folder = tmp_path_factory.mktemp("server")
+        processes.append(ServerProcess(f"sqlite:///{folder / 'polyrank.db'}", app))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.end()
