@@ -70,13 +70,21 @@ class RealtimeApp(polyrank.App):
 
     @polyrank.realtime("/pictures")
     async def pictures(self, request: Number) -> AsyncIterator[Picture]:
+        """Makes pictures, and tells how many once it is held up or has made them all."""
         made = 0
-        try:
-            while made < request.number:
-                made += 1
-                yield Picture(pixels=bytes(2**20))
-        finally:
+
+        async def tell_when_held_up() -> None:
+            before = -1
+            while before < made < request.number:
+                before = made
+                await asyncio.sleep(0.3)
             leave(request.mark, str(made))
+
+        telling = asyncio.create_task(tell_when_held_up())
+        while made < request.number:
+            made += 1
+            yield Picture(pixels=bytes(2**20))
+        await telling
 
     @polyrank.endpoint("/query", is_websocket=True)
     async def query(self, websocket: WebSocket) -> None:

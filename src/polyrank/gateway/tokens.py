@@ -116,5 +116,5 @@ def _covers(app: str, wanted: AppPath) -> bool:
     """Whether ``app`` (``hello``, ``local/hello``, ``local/hello/realtime``) is what is wanted."""
     if app == wanted.app.rpartition("/")[2]:
         return True
-    whole = wanted.app + wanted.path
-    return whole == app or whole.startswith(app.rstrip("/") + "/")
+    whole = f"{wanted.app}{wanted.path}".rstrip("/")
+    return f"{app}/".startswith(f"{wanted.app}/") and f"{whole}/".startswith(f"{app}/")

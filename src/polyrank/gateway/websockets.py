@@ -277,7 +277,9 @@ async def _pass_on(caller: _Caller, upstream: ClientConnection) -> None:
         await down  # what the replica sent before it closed
         await caller.close(upstream.close_code, upstream.close_reason or "")
     except _CallerGone as gone:
-        await upstream.close(gone.code, gone.reason)
+        down.cancel()
+        await asyncio.wait({down})
+        await asyncio.gather(upstream.close(gone.code, gone.reason), _discard(upstream))
     finally:
         up.cancel()
         down.cancel()
@@ -294,3 +296,10 @@ async def _down(caller: _Caller, upstream: ClientConnection) -> None:
     with contextlib.suppress(ConnectionClosed):
         while True:
             await caller.send(await upstream.recv())
+
+
+async def _discard(upstream: ClientConnection) -> None:
+    """Takes what nobody wants any more, so that the replica's close can be seen behind it."""
+    with contextlib.suppress(ConnectionClosed):
+        while True:
+            await upstream.recv()
