@@ -6,7 +6,8 @@ import socket
 import uvicorn
 
 from polyrank import App
-from polyrank.app.server import build, websocket_options
+from polyrank.app.server import build
+from polyrank.serving import websocket_options
 
 
 class on_a_socket:
@@ -14,7 +15,7 @@ class on_a_socket:
 
     def __init__(self, app: App) -> None:
         self._server = uvicorn.Server(
-            uvicorn.Config(build(app), log_config=None, **websocket_options())
+            uvicorn.Config(build(app), log_config=None, **websocket_options(ping_timeout_s=None))
         )
         self._socket = socket.create_server(("127.0.0.1", 0))
 

@@ -26,9 +26,10 @@ from polyrank.app.app import App
 from polyrank.app.options import AppOptions, RetryConfig
 from polyrank.app.output import Reporter, report_output
 from polyrank.app.sample import Call, call_of
-from polyrank.app.server import KEEP_ALIVE_S, AppServer, build, websocket_options
+from polyrank.app.server import KEEP_ALIVE_S, AppServer, build
 from polyrank.distributed import devices
 from polyrank.errors import AppError, PolyrankError
+from polyrank.serving import HttpProtocol, websocket_options
 from polyrank.settings import EngineSettings
 
 log = logging.getLogger("polyrank.app")
@@ -137,9 +138,12 @@ def _serve(args: argparse.Namespace) -> None:
         port=args.port,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(limits.grace_s)),
+        http=HttpProtocol,
         log_config=None,
         access_log=False,
-        **websocket_options(),
+        date_header=False,
+        server_header=False,
+        **websocket_options(ping_timeout_s=None),
     )
     server = ReplicaServer(config, app, reporter)
     try:

@@ -7,7 +7,7 @@ import contextlib
 import json
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import quote
 
 from starlette.requests import HTTPConnection
@@ -17,13 +17,13 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.http11 import Response
 from websockets.typing import Subprotocol
 
-from polyrank.errors import PolyrankError, ReplicaUnreachable
+from polyrank.errors import PolyrankError, ReplicaUnreachable, RequestTimeout
 from polyrank.gateway import tokens
 from polyrank.gateway.addresses import AppPath, place
 from polyrank.gateway.answers import error_answer, start_timeout
 from polyrank.gateway.hosting import HostedApp
 from polyrank.gateway.registry import Registry
-from polyrank.gateway.run import slot
+from polyrank.gateway.run import BUSY
 from polyrank.gateway.upstream import RawHeaders, forwarded
 
 T = TypeVar("T")
@@ -34,20 +34,6 @@ NO_CODE, BROKEN_OFF = 1005, 1006
 CLOSE_TIMEOUT_S = 5.0
 
 Admit = Callable[[HTTPConnection, AppPath], None]
-
-
-def uvicorn_options(max_bytes: int) -> dict[str, Any]:
-    """What a uvicorn that serves websockets of apps is configured with.
-
-    Pings find callers who fell silent; their answers may stand behind messages that a busy app has
-    not taken yet, hence the long wait. What apps send is packed already, hence no compression.
-    """
-    return {
-        "ws_max_size": max_bytes,
-        "ws_ping_interval": 20.0,
-        "ws_ping_timeout": 120.0,
-        "ws_per_message_deflate": False,
-    }
 
 
 def admit_everyone(connection: HTTPConnection, wanted: AppPath) -> None:
@@ -90,12 +76,22 @@ class WebSocketFace:
         """A websocket to the replica, which gives a slot to it."""
         entry, wanted = await self._apps.find(caller.scope["path"])
         self._admit(caller.connection, wanted)
-        async with slot(entry.app, start_timeout(caller.connection)):
-            upstream = await self._connect(entry.app, wanted.path, caller)
-            try:
+        app = entry.app
+        slots = app.slots
+        limit_s = start_timeout(caller.connection) or app.limits.start_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                await app.ready()
+                await slots.acquire()
+        except TimeoutError:
+            raise RequestTimeout(BUSY.format(limit_s), timeout_type="user") from None
+        try:
+            async with await self._connect(app, wanted.path, caller) as upstream:
                 yield upstream
-            finally:
-                await upstream.close(GOING_AWAY)
+            if upstream.close_code == BROKEN_OFF:
+                await app.check()
+        finally:
+            slots.release()
 
     async def _connect(self, app: HostedApp, path: str, caller: _Caller) -> ClientConnection:
         """Opens a websocket to the replica, or to the next one if it was just dying."""
@@ -131,6 +127,7 @@ class WebSocketFace:
                         f"the replica of {app.name} did not answer: {error}"
                     ) from error
                 may_be_dying = False
+                await app.check()
 
 
 def _target(path: str, connection: HTTPConnection) -> str:
