@@ -1,14 +1,16 @@
 """``examples/realtime.py``: two ranks paint one picture for sessions that come and go."""
 
 import io
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy
 import pytest
 from PIL import Image
-from polyrank_program import Program
+from polyrank_program import ROOT, Program
 from websockets.sync.client import ClientConnection, connect
 
 
@@ -69,3 +71,16 @@ def test_the_ranks_stop_for_a_caller_who_has_gone_and_go_on_for_the_next(open_se
         send(session, steps=1)
         step, _ = receive(session)
     assert last < step < last + 10_000  # neither started anew nor painted to the end
+
+
+def test_the_program_of_the_docs_paints(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs" / "realtime.md").read_text()
+    [code] = [
+        each for each in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "ADDRESS" in each
+    ]
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace("ws://127.0.0.1:8080/run/local/painting", address), {})
+    with Image.open("painting.jpg") as picture:
+        assert picture.size == (256, 256)

@@ -239,3 +239,15 @@ async def test_a_replica_that_dies_closes_its_sessions_and_the_next_one_serves(
     async with connect(f"{address}/realtime", open_timeout=30) as socket:
         await socket.send('{"number": 4}')
         assert msgspec.msgpack.decode(await socket.recv()) == {"square": 16}  # type: ignore[arg-type]
+
+
+async def test_a_server_that_ends_closes_its_sessions(start_server: Callable[[str], Any]) -> None:
+    server = start_server(f"{APP}::RealtimeApp")
+    url = f"{server.address.replace('http', 'ws')}/run/{NAME}/realtime"
+    async with connect(url) as socket:
+        await socket.send('{"number": 3}')
+        await socket.recv()
+        server.process.send_signal(signal.SIGTERM)
+        with pytest.raises(ConnectionClosedError, match="1012"):
+            while True:
+                await socket.recv()

@@ -26,7 +26,7 @@ class Hello(App):
     @endpoint("/socket", is_websocket=True)
     async def greet(self, websocket: WebSocket) -> None:
         await websocket.accept()
-        await websocket.send_text("hello")
+        await websocket.send_text("hello" * int(websocket.query_params.get("times", 1)))
         await websocket.close()
 
 
@@ -40,7 +40,7 @@ async def address() -> AsyncIterator[str]:
         app.is_ready(Ready("127.0.0.1", int(replica.rpartition(":")[2]), []))
         apps = Registry()
         apps.add(Entry(app, None))  # type: ignore[arg-type]  # nothing is queued here
-        async with on_a_port(WebSocketFace(apps, TOKENS.admit)) as url:
+        async with on_a_port(WebSocketFace(apps, TOKENS.admit, max_bytes=1000)) as url:
             yield f"{url}/local/hello/socket"
 
 
@@ -58,6 +58,15 @@ async def test_a_good_token_opens_a_websocket(address: str) -> None:
     token = TOKENS.issue(["hello"], 60)
     async with connect(f"{address}?fal_jwt_token={token}") as opened:
         assert await opened.recv() == "hello"
+
+
+async def test_a_message_above_the_limit_closes_the_websocket(address: str) -> None:
+    token = TOKENS.issue(["hello"], 60)
+    async with connect(f"{address}?fal_jwt_token={token}&times=200") as opened:
+        assert len(await opened.recv()) == 1000
+    async with connect(f"{address}?fal_jwt_token={token}&times=201") as opened:
+        with pytest.raises(ConnectionClosedError, match="1009"):
+            await opened.recv()
 
 
 async def test_no_token_is_refused(address: str) -> None:
