@@ -14,6 +14,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Message, Receive, Scope, Send
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.frames import Close
 from websockets.http11 import Response
 from websockets.typing import Subprotocol
 
@@ -202,13 +203,12 @@ class _Caller:
         accept = {"type": "websocket.accept", "subprotocol": upstream.subprotocol}
         await self._tell({**accept, "headers": self._answered(upstream.response)})
 
-    async def close(self, code: int | None, reason: str) -> None:
+    async def close(self, close: Close | None) -> None:
         """Closes as the replica has closed; one that broke off has ended."""
-        if code is None or code == BROKEN_OFF:
-            code, reason = RESTARTED, "the replica has ended; connect again"
-        elif not _may_be_sent(code):
-            code = NORMAL
-        await self._tell({"type": "websocket.close", "code": code, "reason": reason})
+        if close is None:
+            close = Close(RESTARTED, "the replica has ended; connect again")
+        code = close.code if _may_be_sent(close.code) else NORMAL
+        await self._tell({"type": "websocket.close", "code": code, "reason": close.reason})
 
     async def refuse(self, error: PolyrankError) -> None:
         """Answers with the error instead of opening the websocket.
@@ -220,7 +220,7 @@ class _Caller:
             await self._tell({"type": "websocket.accept"})
             told = {"status": "error", "error": "Unauthorized", "reason": error.message}
             await self.send(json.dumps(told))
-            return await self.close(REFUSED, error.message)
+            return await self.close(Close(REFUSED, error.message))
         answer = error_answer(error, self.request_id)
         await self._answer(answer.status_code, answer.raw_headers, answer.body)
 
@@ -271,8 +271,7 @@ async def _pass_on(caller: _Caller, upstream: ClientConnection) -> None:
         await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
         if up.done():
             up.result()
-        await down  # what the replica sent before it closed
-        await caller.close(upstream.close_code, upstream.close_reason or "")
+        await caller.close(await down)  # after what the replica sent before it closed
     except _CallerGone as gone:
         down.cancel()
         await asyncio.wait({down})
@@ -289,10 +288,13 @@ async def _up(caller: _Caller, upstream: ClientConnection) -> None:
             await upstream.send(await caller.receive())
 
 
-async def _down(caller: _Caller, upstream: ClientConnection) -> None:
-    with contextlib.suppress(ConnectionClosed):
+async def _down(caller: _Caller, upstream: ClientConnection) -> Close | None:
+    """Returns how the replica closed, or why we did; None if the connection broke off."""
+    try:
         while True:
             await caller.send(await upstream.recv())
+    except ConnectionClosed as closed:
+        return closed.rcvd or closed.sent
 
 
 async def _discard(upstream: ClientConnection) -> None:
