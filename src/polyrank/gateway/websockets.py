@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from typing import TypeVar
 from urllib.parse import quote
 
-from starlette.requests import HTTPConnection
 from starlette.types import Message, Receive, Scope, Send
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
@@ -19,9 +17,9 @@ from websockets.http11 import Response
 from websockets.typing import Subprotocol
 
 from polyrank.errors import PolyrankError, ReplicaUnreachable, RequestTimeout
-from polyrank.gateway import tokens
-from polyrank.gateway.addresses import AppPath, place
-from polyrank.gateway.answers import error_answer, start_timeout
+from polyrank.gateway.addresses import place
+from polyrank.gateway.answers import error_answer, start_limit
+from polyrank.gateway.gate import TOKEN
 from polyrank.gateway.hosting import HostedApp
 from polyrank.gateway.registry import Registry
 from polyrank.gateway.run import BUSY
@@ -34,30 +32,20 @@ NORMAL, GOING_AWAY, REFUSED, RESTARTED = 1000, 1001, 1008, 1012
 NO_CODE, BROKEN_OFF = 1005, 1006
 CLOSE_TIMEOUT_S = 5.0
 
-Admit = Callable[[HTTPConnection, AppPath], None]
-
-
-def admit_everyone(connection: HTTPConnection, wanted: AppPath) -> None:
-    """Lets any caller pass."""
-
 
 class WebSocketFace:
     """The ASGI application of websockets below ``/run``.
 
-    ``admit`` raises a PolyrankError for a caller who may not call an app; messages of a replica
-    have up to ``max_bytes``.
+    Messages of a replica have up to ``max_bytes``.
     """
 
-    def __init__(
-        self, apps: Registry, admit: Admit = admit_everyone, *, max_bytes: int | None = None
-    ) -> None:
+    def __init__(self, apps: Registry, *, max_bytes: int | None = None) -> None:
         self._apps = apps
-        self._admit = admit
         self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one websocket."""
-        caller = _Caller(HTTPConnection(scope), receive, send)
+        caller = _Caller(scope, receive, send)
         await receive()  # websocket.connect
         try:
             async with contextlib.AsyncExitStack() as stack:
@@ -76,10 +64,9 @@ class WebSocketFace:
     async def _opened(self, caller: _Caller) -> AsyncIterator[ClientConnection]:
         """A websocket to the replica, which gives a slot to it."""
         entry, wanted = await self._apps.find(caller.scope["path"])
-        self._admit(caller.connection, wanted)
         app = entry.app
         slots = app.slots
-        limit_s = start_timeout(caller.connection) or app.limits.start_timeout_s
+        limit_s = start_limit(caller.header(b"x-fal-request-timeout")) or app.limits.start_timeout_s
         try:
             async with asyncio.timeout(limit_s):
                 await app.ready()
@@ -101,7 +88,7 @@ class WebSocketFace:
             replica = await app.ready()
             try:
                 return await connect(
-                    f"ws://localhost{_target(path, caller.connection)}",
+                    f"ws://localhost{_target(path, caller.scope)}",
                     host=replica.host,
                     port=replica.port,
                     additional_headers=[
@@ -131,10 +118,10 @@ class WebSocketFace:
                 await app.check()
 
 
-def _target(path: str, connection: HTTPConnection) -> str:
+def _target(path: str, scope: Scope) -> str:
     """Path and query for the replica; the token is not for it."""
-    parts = connection.scope["query_string"].decode("latin-1").split("&")
-    query = "&".join(part for part in parts if not part.startswith(f"{tokens.QUERY}="))
+    parts = scope["query_string"].decode("latin-1").split("&")
+    query = "&".join(part for part in parts if not part.startswith(f"{TOKEN}="))
     return quote(path, safe="/:@!$&'()*+,;=~") + (f"?{query}" if query else "")
 
 
@@ -150,16 +137,19 @@ class _CallerGone(Exception):
 class _Caller:
     """The caller's side."""
 
-    def __init__(self, connection: HTTPConnection, receive: Receive, send: Send) -> None:
-        self.connection = connection
-        self.scope = connection.scope
-        self.request_id = connection.headers.get("x-fal-request-id") or uuid.uuid4().hex
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self.request_id = self.header(b"x-fal-request-id") or uuid.uuid4().hex.encode()
         self._receive = receive
         self._send = send
 
+    def header(self, name: bytes) -> bytes | None:
+        """One of the caller's headers."""
+        return next((value for key, value in self.scope["headers"] if key == name), None)
+
     def headers(self) -> RawHeaders:
         """What the replica is told."""
-        own = (b"x-fal-request-id", self.request_id.encode("latin-1"))
+        own = (b"x-fal-request-id", self.request_id)
         return [*_passed_on(self.scope["headers"]), own]
 
     def subprotocols(self) -> list[Subprotocol]:
@@ -211,17 +201,8 @@ class _Caller:
         await self._tell({"type": "websocket.close", "code": code, "reason": close.reason})
 
     async def refuse(self, error: PolyrankError) -> None:
-        """Answers with the error instead of opening the websocket.
-
-        A browser cannot read such an answer, and its client library learns only from a message that
-        it needs a new token: a bad token is told in one.
-        """
-        if error.status == 401 and tokens.QUERY in self.connection.query_params:
-            await self._tell({"type": "websocket.accept"})
-            told = {"status": "error", "error": "Unauthorized", "reason": error.message}
-            await self.send(json.dumps(told))
-            return await self.close(Close(REFUSED, error.message))
-        answer = error_answer(error, self.request_id)
+        """Answers with the error instead of opening the websocket."""
+        answer = error_answer(error, self.request_id.decode("latin-1"))
         await self._answer(answer.status_code, answer.raw_headers, answer.body)
 
     async def relay(self, refused: InvalidStatus) -> None:
@@ -233,7 +214,7 @@ class _Caller:
     def _answered(self, answer: Response) -> RawHeaders:
         items = answer.headers.raw_items()
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in items]
-        return [*_passed_on(raw), (b"x-fal-request-id", self.request_id.encode("latin-1"))]
+        return [*_passed_on(raw), (b"x-fal-request-id", self.request_id)]
 
     async def _answer(self, status: int, headers: RawHeaders, body: bytes | memoryview) -> None:
         with contextlib.suppress(_CallerGone):

@@ -10,6 +10,7 @@ from typing import Any
 
 import fal_client
 import fal_client.client
+import httpx
 import msgspec
 import psutil
 import pytest
@@ -125,6 +126,20 @@ def test_a_plain_websocket_passes_untouched(client: fal_client.SyncClient, use_j
         socket.send("bye")
         with pytest.raises(ConnectionClosedError, match="4321.*see you"):
             socket.recv()
+
+
+@pytest.mark.parametrize("app", ["realtime-app", NAME, f"{NAME}/socket"])
+async def test_a_caller_from_elsewhere_needs_a_token_for_the_app(
+    platform: Any, address: str, app: str
+) -> None:
+    elsewhere = {"x-forwarded-for": "203.0.113.7"}
+    with pytest.raises(InvalidStatus, match="401"):
+        await connect(f"{address}/socket", additional_headers=elsewhere).__aenter__()
+    body = {"app": app, "duration": 60}
+    token = httpx.post(f"{platform.address}/tokens/realtime", json=body).json()["token"]
+    url = f"{address}/socket?fal_jwt_token={token}"
+    async with connect(url, additional_headers=elsewhere) as socket:
+        assert "id" in json.loads(await socket.recv())
 
 
 async def test_the_token_stays_with_the_server(address: str) -> None:
