@@ -54,6 +54,7 @@ def websocket_options(*, ping_timeout_s: float | None) -> dict[str, Any]:
     pictures and sound are already.
     """
     return {
+        "ws": "websockets-sansio",
         "ws_max_size": WebSocketSettings().max_bytes,
         "ws_ping_interval": PING_INTERVAL_S,
         "ws_ping_timeout": ping_timeout_s,

@@ -409,6 +409,8 @@ class WebSocketScope:
         except WebSocketDisconnect:
             pass  # the caller has gone, and the endpoint had nothing more to do
         except Exception as error:
+            if isinstance(error, OSError) and self._request.is_cancelled:
+                return  # so has this one
             status, body = describe_error(error)
             if status >= 500:
                 log.error("the websocket endpoint raised", exc_info=error)

@@ -29,8 +29,9 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-# Inputs that may wait where none is to be dropped; then the caller is held up.
+# Inputs that may wait where none is to be dropped, and bytes of them; then the caller is held up.
 READ_AHEAD = 64
+READ_AHEAD_BYTES = 64 * 2**20
 # What callers may ask for in ``?max_buffering=``.
 LEAST_BUFFERING, MOST_BUFFERING = 1, 60
 NORMAL = 1000
@@ -85,28 +86,39 @@ class Inputs:
     def __init__(self, *, newest: int | None, timeout_s: float | None) -> None:
         self.received = self.dropped = 0
         self.timed_out = False
-        self._drops = newest is not None
-        self._size = newest or READ_AHEAD
+        self._newest = newest
         self._timeout_s = timeout_s
-        self._waiting: deque[Any] = deque()
+        self._waiting: deque[tuple[Any, int]] = deque()
+        self._waiting_bytes = 0
         self._has_ended = False
         self._filled = asyncio.Event()
         self._room = asyncio.Event()
 
-    async def put(self, value: Any) -> None:
-        """One more; none is taken after the end."""
+    async def put(self, value: Any, size: int) -> None:
+        """One more, of a message of so many bytes; none is taken after the end."""
         self.received += 1
-        if self._drops and len(self._waiting) == self._size:
-            self._waiting.popleft()
+        if self._newest is not None and len(self._waiting) == self._newest:
+            self._pop()
             self.dropped += 1
-        while len(self._waiting) == self._size and not self._has_ended:
+        while self._is_full() and not self._has_ended:
             self._room.clear()
             await self._room.wait()
         if self._has_ended:
             self.dropped += 1
             return
-        self._waiting.append(value)
+        self._waiting.append((value, size))
+        self._waiting_bytes += size
         self._filled.set()
+
+    def _is_full(self) -> bool:
+        if self._newest is not None:
+            return False
+        return len(self._waiting) >= READ_AHEAD or self._waiting_bytes >= READ_AHEAD_BYTES
+
+    def _pop(self) -> Any:
+        value, size = self._waiting.popleft()
+        self._waiting_bytes -= size
+        return value
 
     def end(self) -> None:
         """No more will come, or be asked for."""
@@ -128,8 +140,8 @@ class Inputs:
             self.timed_out = True
             self.end()
         batch: list[Any] = []
-        while self._waiting and len(batch) < size and _may_join(batch, self._waiting[0]):
-            batch.append(self._waiting.popleft())
+        while self._waiting and len(batch) < size and _may_join(batch, self._waiting[0][0]):
+            batch.append(self._pop())
         self._room.set()
         return batch
 
@@ -137,7 +149,7 @@ class Inputs:
 def _may_join(batch: list[Any], value: Any) -> bool:
     if not batch:
         return True
-    if isinstance(batch[0], InvalidInput) or isinstance(value, InvalidInput):
+    if isinstance(batch[0], Exception) or isinstance(value, Exception):
         return False
     can_batch = getattr(batch[0], "can_batch", None)
     return can_batch is None or bool(can_batch(value, len(batch)))
@@ -167,6 +179,8 @@ class Session:
                 how = "failed" if work.exception() else "ended"
                 work.result()
                 await self._send({"type": "websocket.close", "code": NORMAL})
+            elif not self._listening.cancelled():
+                self._listening.result()
         finally:
             self._listening.cancel()
             work.cancel()
@@ -193,9 +207,9 @@ class Session:
                 continue
             try:
                 value = self._route.codec.decode(frame)
-            except InvalidInput as error:
+            except Exception as error:
                 value = error  # told in its turn
-            await self._inputs.put(value)
+            await self._inputs.put(value, len(frame))
 
     async def _work(self) -> None:
         failure: Exception | None = None
@@ -230,9 +244,7 @@ class Session:
                 seconds = time.monotonic() - begun
                 await self._give(output)
             except Exception as error:
-                if self._route.describe(error)[0] >= 500:
-                    log.error("the realtime endpoint raised", exc_info=error)
-                await self._tell_error(error)
+                await self._tell_failure(error)
             else:
                 await self._tell_timing(seconds)
         await self._tell_timeout()
@@ -261,8 +273,8 @@ class Session:
     async def _batches(self, size: int) -> AsyncIterator[list[Any]]:
         """The good inputs; bad ones are told to the caller."""
         while batch := await self._inputs.take(size):
-            if isinstance(batch[0], InvalidInput):
-                await self._tell_error(batch[0])
+            if isinstance(batch[0], Exception):
+                await self._tell_failure(batch[0])
             else:
                 yield batch
 
@@ -293,6 +305,12 @@ class Session:
             limit = self._route.endpoint.session_timeout
             reason = f"no input for {limit:g} s; connect again when there is one"
             await self._tell(type="x-fal-error", error="TIMEOUT", reason=reason)
+
+    async def _tell_failure(self, error: Exception) -> None:
+        """Tells why there is no output of an input; the session goes on."""
+        if self._route.describe(error)[0] >= 500:
+            log.error("the realtime endpoint raised", exc_info=error)
+        await self._tell_error(error)
 
     async def _tell_error(self, error: Exception) -> None:
         _, body = self._route.describe(error)

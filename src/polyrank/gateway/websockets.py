@@ -7,7 +7,7 @@ import contextlib
 import uuid
 from collections.abc import AsyncIterator, Awaitable
 from typing import TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from starlette.types import Message, Receive, Scope, Send
 from websockets.asyncio.client import ClientConnection, connect
@@ -31,6 +31,8 @@ NORMAL, GOING_AWAY, REFUSED, RESTARTED = 1000, 1001, 1008, 1012
 # Stand for a close without a code, and for a connection that broke off; never sent.
 NO_CODE, BROKEN_OFF = 1005, 1006
 CLOSE_TIMEOUT_S = 5.0
+# Messages of a replica that may wait for a slow caller before the replica is held up.
+READ_AHEAD = 2
 
 
 class WebSocketFace:
@@ -97,6 +99,7 @@ class WebSocketFace:
                     ],
                     subprotocols=caller.subprotocols() or None,
                     max_size=self._max_bytes,
+                    max_queue=READ_AHEAD,
                     compression=None,
                     proxy=None,
                     user_agent_header=None,
@@ -121,7 +124,7 @@ class WebSocketFace:
 def _target(path: str, scope: Scope) -> str:
     """Path and query for the replica; the token is not for it."""
     parts = scope["query_string"].decode("latin-1").split("&")
-    query = "&".join(part for part in parts if not part.startswith(f"{TOKEN}="))
+    query = "&".join(part for part in parts if unquote(part.partition("=")[0]) != TOKEN)
     return quote(path, safe="/:@!$&'()*+,;=~") + (f"?{query}" if query else "")
 
 

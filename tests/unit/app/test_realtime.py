@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 from served_app import on_a_socket
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
@@ -18,6 +18,7 @@ import polyrank
 from polyrank import App, AppException
 from polyrank.app.realtime import Mode, RealtimeEndpoint, realtime, shape_of
 from polyrank.app.server import build
+from polyrank.app.session import READ_AHEAD_BYTES, Inputs
 from polyrank.app.testing import serve
 from polyrank.errors import AppError
 
@@ -415,6 +416,38 @@ async def test_an_output_that_cannot_be_sent_is_an_error_of_its_call_only() -> N
     assert "object" in reasons[0]
     assert reasons[1] == "TypeError: a realtime endpoint gives dicts or pydantic models, not int"
     assert reasons[2] == "KeyError: 'nothing'"
+
+
+async def test_a_validator_with_a_bug_is_an_error_of_its_input_only() -> None:
+    class Ratio(BaseModel):
+        of: int
+
+        @field_validator("of")
+        @classmethod
+        def _invert(cls, value: int) -> int:
+            return 100 // value
+
+    class Odd(App):
+        @realtime("/")
+        async def answer(self, request: Ratio) -> Ratio:
+            return request
+
+    async with on_a_socket(Odd()) as address, Caller(address, "/") as caller:
+        await caller.send({"of": 0}, {"of": 4}, END)
+        assert await caller.outputs() == ["INTERNAL_ERROR", {"of": 25}]
+
+
+async def test_large_inputs_hold_up_the_caller_before_they_are_many() -> None:
+    inputs = Inputs(newest=None, timeout_s=None)
+    for number in range(4):
+        await inputs.put(number, READ_AHEAD_BYTES // 4)
+    one_more = asyncio.create_task(inputs.put(4, 1))
+    await asyncio.sleep(0)
+    assert not one_more.done()
+    assert await inputs.take() == [0]
+    await one_more
+    inputs.end()
+    assert [await inputs.take() for _ in range(5)] == [[1], [2], [3], [4], []]
 
 
 async def test_a_path_without_a_websocket_says_so() -> None:
