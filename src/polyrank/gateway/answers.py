@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from polyrank.errors import InvalidInput, PolyrankError, QueueFull
+from polyrank.errors import InvalidInput, PolyrankError, QueueFull, RequestTimeout
 
 MAX_BODY_BYTES = 100 * 2**20
 RETRY_AFTER_S = 1
@@ -25,6 +25,10 @@ class BodyTooLarge(InvalidInput):
     code = "body_too_large"
 
 
+class NotStarted(RequestTimeout):
+    """A request waited as long as its caller would have it wait; clients do not send it again."""
+
+
 def error_answer(error: Exception, request_id: str | None = None) -> JSONResponse:
     """The answer to a request that failed with one of our errors."""
     assert isinstance(error, PolyrankError)
@@ -33,6 +37,8 @@ def error_answer(error: Exception, request_id: str | None = None) -> JSONRespons
         headers["x-fal-request-id"] = request_id
     if isinstance(error, QueueFull):
         headers["retry-after"] = str(RETRY_AFTER_S)
+    if isinstance(error, NotStarted):
+        headers["x-fal-request-timeout-type"] = "user"
     body = {"detail": error.message, "error_type": error.code}
     return JSONResponse(body, error.status, headers)
 

@@ -16,9 +16,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from polyrank.errors import PolyrankError, RequestTimeout
+from polyrank.errors import PolyrankError
 from polyrank.gateway.addresses import split_app
-from polyrank.gateway.answers import UnknownApp, error_answer, read_body, start_timeout
+from polyrank.gateway.answers import NotStarted, UnknownApp, error_answer, read_body, start_timeout
 from polyrank.gateway.upstream import Replica, UpstreamAnswer, forwarded
 
 
@@ -97,7 +97,7 @@ async def _slot(replica: Replica, limit_s: float | None) -> AsyncIterator[None]:
         async with asyncio.timeout(limit_s):
             await replica.slots.acquire()
     except TimeoutError:
-        raise RequestTimeout(
+        raise NotStarted(
             f"the app was busy for {limit_s:g} s, as long as the caller would wait"
         ) from None
     try:

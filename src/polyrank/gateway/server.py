@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from polyrank.errors import PolyrankError
 from polyrank.gateway.addresses import find_target
 from polyrank.gateway.answers import error_answer
+from polyrank.gateway.browsers import open_to_browsers
 from polyrank.gateway.dispatcher import Dispatcher
 from polyrank.gateway.notices import Notices
 from polyrank.gateway.queue import Queue
@@ -91,10 +92,15 @@ def build(server: Server) -> ASGIApp:
         if scope["type"] == "lifespan":
             return await pages(scope, receive, send)
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        target = find_target(
-            headers.get(b"host", ""), scope["path"], headers.get(b"x-fal-target-url")
-        )
+        try:
+            target = find_target(
+                headers.get(b"host", ""), scope["path"], headers.get(b"x-fal-target-url")
+            )
+        except PolyrankError as error:
+            return await error_answer(error)(scope, receive, send)
         scope = {**scope, "path": target.path, "face_prefix": target.prefix}
+        if target.query is not None:
+            scope["query_string"] = target.query.encode("latin-1", "replace")
         await faces.get(target.face, pages)(scope, receive, send)
 
-    return by_face
+    return open_to_browsers(by_face)

@@ -25,9 +25,9 @@ class Announcing(uvicorn.Server):
         print("serving on", self.servers[0].sockets[0].getsockname()[1], flush=True)
 
 async def main():
-    database, app, slots = sys.argv[1:]
-    replica = Replica("local/queue-app", slots=int(slots))
-    server = Server(database, {"local/queue-app": replica})
+    database, app, name, slots = sys.argv[1:]
+    replica = Replica(name, slots=int(slots))
+    server = Server(database, {name: replica})
 
     async def on_ready(announcement):
         replica.is_at(f"http://127.0.0.1:{announcement['port']}")
@@ -51,8 +51,14 @@ asyncio.run(main())
 class ServerProcess:
     """A server that can be killed and started again on the same database."""
 
-    def __init__(self, database: str, app: str = f"{APP}::QueueApp", slots: int = 4) -> None:
-        self._command = [sys.executable, "-c", SERVE, database, app, str(slots)]
+    def __init__(
+        self,
+        database: str,
+        app: str = f"{APP}::QueueApp",
+        name: str = "local/queue-app",
+        slots: int = 4,
+    ) -> None:
+        self._command = [sys.executable, "-c", SERVE, database, app, name, str(slots)]
         self.start()
 
     def start(self) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from polyrank.errors import InvalidInput
 from polyrank.gateway.addresses import AppPath, Target, find_target, split_app
 
 
@@ -22,11 +23,27 @@ def test_faces(host: str, path: str, target: Target) -> None:
     assert find_target(host, path) == target
 
 
-def test_a_proxys_header_says_where_the_caller_wants_to_go() -> None:
-    wanted = "https://queue.fal.run/local/hello/requests/1/status?logs=1"
-    assert find_target("localhost", "/proxy", wanted) == Target(
-        "queue", "/local/hello/requests/1/status", ""
-    )
+@pytest.mark.parametrize(
+    ("wanted", "target"),
+    [
+        (
+            "https://queue.fal.run/local/hello/requests/1/status?logs=1",
+            Target("queue", "/local/hello/requests/1/status", "/queue", "logs=1"),
+        ),
+        ("https://fal.run/local/hello", Target("run", "/local/hello", "/run", "")),
+        ("https://rest.fal.ai/tokens/", Target("", "/tokens/", "", "")),
+        ("http://127.0.0.1:1/queue/local/hello", Target("queue", "/local/hello", "/queue", "")),
+        ("https://rest.fal.ai", Target("", "/", "", "")),
+    ],
+)
+def test_a_proxys_header_says_where_the_caller_wants_to_go(wanted: str, target: Target) -> None:
+    assert find_target("localhost", "/proxy", wanted) == target
+
+
+@pytest.mark.parametrize("wanted", ["http://[", "local/hello", "file:///etc/passwd", "https://"])
+def test_a_proxys_header_that_is_no_address_is_refused(wanted: str) -> None:
+    with pytest.raises(InvalidInput, match="x-fal-target-url"):
+        find_target("localhost", "/proxy", wanted)
 
 
 @pytest.mark.parametrize(
