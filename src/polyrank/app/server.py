@@ -24,13 +24,14 @@ import uvicorn
 from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from polyrank import logs
-from polyrank.app import context
+from polyrank.app import context, schema
 from polyrank.app.app import App
 from polyrank.errors import AppError, FieldException, PolyrankError, RunnerStopped
 from polyrank.toolkit import store
@@ -67,7 +68,14 @@ def build(app: App) -> FastAPI:
         finally:
             files.close()
 
-    api = FastAPI(title=app.app_name or "app", lifespan=lifespan)
+    api = FastAPI(
+        title=app.app_name or "app",
+        description=inspect.cleandoc(type(app).__doc__ or ""),
+        lifespan=lifespan,
+        generate_unique_id_function=lambda route: route.name,
+        responses={"default": schema.FAILURE},
+        openapi_url=None,
+    )
     api.router.route_class = _Route
     for method, endpoint in type(app).endpoints.items():
         handler = getattr(app, method)
@@ -84,6 +92,8 @@ def build(app: App) -> FastAPI:
 
     if not any(endpoint.path == "/health" for endpoint in type(app).endpoints.values()):
         api.add_api_route("/health", health, methods=["GET"], include_in_schema=False)
+    api.add_route("/openapi.json", _schema_route(api), include_in_schema=False)
+    api.add_route("/docs", _docs, include_in_schema=False)
     api.add_route(FILES_ROUTE + "/{token}/{name}", _files_route(files), include_in_schema=False)
     api.add_exception_handler(HTTPException, _on_http_exception)
     api.add_exception_handler(RequestValidationError, _on_validation_error)
@@ -91,7 +101,7 @@ def build(app: App) -> FastAPI:
     api.add_middleware(
         CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"]
     )
-    _order_schema(api)
+    _complete_schema(api, app)
     return api
 
 
@@ -467,19 +477,33 @@ async def _on_validation_error(request: Request, error: Any) -> Response:
     return JSONResponse({"detail": problems}, 422, {"x-fal-billable-units": "0"})
 
 
-def _order_schema(api: FastAPI) -> None:
-    """Adds the order of paths and properties, which JSON objects do not promise."""
+def _complete_schema(api: FastAPI, app: App) -> None:
     plain = api.openapi
 
     def openapi() -> dict[str, Any]:
-        schema = plain()
-        schema["x-fal-order-paths"] = list(schema.get("paths", {}))
-        for model in schema.get("components", {}).get("schemas", {}).values():
-            if "properties" in model:
-                model["x-fal-order-properties"] = list(model["properties"])
-        return schema
+        if api.openapi_schema is None:
+            api.openapi_schema = schema.complete(plain(), app)
+        return api.openapi_schema
 
     api.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+
+
+def _schema_route(api: FastAPI) -> Callable[[Request], Response]:
+    def serve_schema(request: Request) -> Response:
+        return JSONResponse(schema.served_at(api.openapi(), _public_url(request)))
+
+    return serve_schema
+
+
+def _public_url(request: Request) -> str:
+    """Where the caller found the app; a server that stands before it says so in headers."""
+    parts = [request.headers.get(f"x-forwarded-{name}") for name in ("proto", "host", "prefix")]
+    return "{}://{}{}".format(*parts) if all(parts) else _base_url(request.scope)
+
+
+def _docs(_: Request) -> Response:
+    # A relative address, for a page that may be read through a server or a proxy.
+    return get_swagger_ui_html(openapi_url="openapi.json", title="API")
 
 
 async def _maybe_await(function: Callable[[], Any]) -> Any:

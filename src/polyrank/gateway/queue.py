@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from sqlalchemy import RowMapping
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
@@ -19,6 +20,7 @@ from polyrank.gateway.notices import Notices
 from polyrank.gateway.upstream import forwarded
 from polyrank.store.requests import LOW, NORMAL, Cancelled, NewRequest, Requests
 
+REQUESTS = "/requests/"
 PRIORITIES = {"normal": NORMAL, "low": LOW}
 # Of the caller's headers, those that are not the app's business.
 PRIVATE = ("authorization", "cookie", "idempotency-key")
@@ -64,6 +66,8 @@ class Queue:
         wanted = split_app(request.url.path)
         if wanted is None or wanted.app not in self._dispatchers:
             raise UnknownApp(f"there is no app {request.url.path.strip('/')!r} here")
+        if wanted.path.startswith(REQUESTS):  # of the queue, not of the app
+            raise HTTPException(405, headers={"allow": "GET"})
         headers = forwarded({k: v for k, v in request.headers.items() if k not in PRIVATE})
         submitted = await self._requests.submit(
             NewRequest(

@@ -21,6 +21,8 @@ from polyrank.gateway.addresses import split_app
 from polyrank.gateway.answers import NotStarted, UnknownApp, error_answer, read_body, start_timeout
 from polyrank.gateway.upstream import Replica, UpstreamAnswer, forwarded
 
+READ_ANY_TIME = ("/openapi.json", "/docs")
+
 
 class RunFace:
     """The ASGI application below ``/run``; ``replicas`` are the running apps by name."""
@@ -61,8 +63,10 @@ class _Call:
         """Waits for a slot, then passes the replica's answer on at the caller's pace."""
         request = self._request
         headers = {**request.headers, "x-fal-request-id": self._id}
+        # What an app is can be read while it is busy.
+        is_read = request.method == "GET" and path in READ_ANY_TIME
         async with (
-            _slot(replica, start_timeout(request)),
+            contextlib.nullcontext() if is_read else _slot(replica, start_timeout(request)),
             replica.call(request.method, path, headers, body) as answer,
         ):
             await self._begin(answer)

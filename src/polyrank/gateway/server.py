@@ -8,6 +8,7 @@ import uuid
 from collections.abc import AsyncIterator, Mapping
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -15,10 +16,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from polyrank.errors import PolyrankError
 from polyrank.gateway.addresses import find_target
-from polyrank.gateway.answers import error_answer
+from polyrank.gateway.answers import error_answer, routing_answer
 from polyrank.gateway.browsers import open_to_browsers
 from polyrank.gateway.dispatcher import Dispatcher
 from polyrank.gateway.notices import Notices
+from polyrank.gateway.openapi import ServerDocument
 from polyrank.gateway.queue import Queue
 from polyrank.gateway.run import RunFace
 from polyrank.gateway.upstream import Replica
@@ -77,15 +79,20 @@ def build(server: Server) -> ASGIApp:
     async def on_error(_: Request, error: Exception) -> Response:
         return error_answer(error)
 
+    async def on_http_exception(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return routing_answer(request, error)
+
+    handlers = {PolyrankError: on_error, HTTPException: on_http_exception}
     pages = Starlette(
-        routes=[Route("/health", health)],
+        routes=[Route("/health", health), *ServerDocument().routes()],
         lifespan=lifespan,
-        exception_handlers={PolyrankError: on_error},
+        exception_handlers=handlers,
     )
     queue = Queue(server.requests, server.dispatchers, server.notices)
     faces: dict[str, ASGIApp] = {
         "run": RunFace(server.replicas),
-        "queue": Starlette(routes=queue.routes(), exception_handlers={PolyrankError: on_error}),
+        "queue": Starlette(routes=queue.routes(), exception_handlers=handlers),
     }
 
     async def by_face(scope: Scope, receive: Receive, send: Send) -> None:
