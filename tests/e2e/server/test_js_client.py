@@ -24,7 +24,7 @@ Run = Callable[..., list[Any]]
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     database = tmp_path_factory.mktemp("server") / "polyrank.db"
-    process = ServerProcess(f"sqlite:///{database}", f"{APP}::ClientApp", "local/client-app")
+    process = ServerProcess(f"sqlite:///{database}", f"{APP}::ClientApp")
     yield process
     process.end()
 
@@ -107,6 +107,28 @@ def test_subscribe_streams_the_status(run: Run) -> None:
     assert result == {"steps": 20}
 
 
+@pytest.mark.parametrize("mode", ["polling", "streaming"])
+def test_what_the_app_prints_is_in_the_log(run: Run, mode: str) -> None:
+    ((line,),) = run(
+        """
+        const lines = new Set();
+        await fal.subscribe("local/client-app", {
+          mode: argument,
+          input: { number: 7 },
+          logs: true,
+          pollInterval: 20,
+          onQueueUpdate: ({ logs }) => {
+            for (const line of logs ?? []) lines.add(JSON.stringify(line));
+          },
+        });
+        say([...lines].map((line) => JSON.parse(line)));
+        """,
+        mode,
+    )
+    assert line["message"] == "adding one to 7"
+    assert (line["level"], line["source"]) == ("STDOUT", "USER")
+
+
 def test_the_queue_step_by_step(run: Run) -> None:
     submitted, seen, same, completed, result = run(
         """
@@ -131,13 +153,12 @@ def test_the_queue_step_by_step(run: Run) -> None:
 def test_the_urls_of_a_submitted_request_lead_back_here(run: Run, server: ServerProcess) -> None:
     urls, status = run(
         """
-        const { request_id, queue_position, status, ...urls } =
+        const { response_url, status_url, cancel_url } =
           await fal.queue.submit("local/client-app", { input: { number: 1 } });
-        say([...Object.values(urls)]);
-        say((await fetch(urls.status_url)).ok);
+        say([response_url, status_url, cancel_url]);
+        say((await fetch(status_url)).ok);
         """
     )
-    assert len(urls) == 3
     assert all(url.startswith(f"{server.address}/queue/local/client-app/requests/") for url in urls)
     assert status
 

@@ -23,7 +23,7 @@ SCHEMATHESIS = [
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     database = tmp_path_factory.mktemp("server") / "polyrank.db"
-    process = ServerProcess(f"sqlite:///{database}", f"{APP}::SchemaApp", "local/schema-app")
+    process = ServerProcess(f"sqlite:///{database}", f"{APP}::SchemaApp")
     yield process
     process.end()
 
@@ -41,8 +41,8 @@ def try_out(url: str, folder: Path, *options: str) -> None:
 
 
 def test_an_app_answers_as_its_document_says(server: ServerProcess, tmp_path: Path) -> None:
-    app = f"{server.address}/run/local/schema-app"
-    try_out(f"{app}/openapi.json", tmp_path, "--url", app, "--max-examples", "40")
+    url = f"{server.address}/run/local/schema-app/openapi.json"
+    try_out(url, tmp_path, "--max-examples", "40")
 
 
 def test_the_server_answers_as_its_document_says(server: ServerProcess, tmp_path: Path) -> None:
@@ -51,7 +51,9 @@ def test_the_server_answers_as_its_document_says(server: ServerProcess, tmp_path
     try_out(f"{server.address}/openapi.json", tmp_path, *options)
 
 
-def test_the_document_of_an_app_says_what_each_endpoint_answers(document: Any) -> None:
+def test_the_document_of_an_app_says_where_it_is_and_what_each_endpoint_answers(
+    server: ServerProcess, document: Any
+) -> None:
     answers = {
         path: list(item["post"]["responses"]["200"]["content"])
         for path, item in document["paths"].items()
@@ -69,6 +71,7 @@ def test_the_document_of_an_app_says_what_each_endpoint_answers(document: Any) -
         "x-fal-protocol": {"type": "websocket", "operationId": "live"}
     }
     assert document["x-fal-order-paths"] == [*answers, "/live"]
+    assert document["servers"] == [{"url": f"{server.address}/run/local/schema-app"}]
     assert document["info"]["title"] == "schema-app"
     assert document["info"]["description"] == "Draws shapes."
 

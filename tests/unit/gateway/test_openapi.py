@@ -19,8 +19,7 @@ def listed(routes: list[BaseRoute], prefix: str = "") -> set[tuple[str, str]]:
     """Methods and paths of routes, as the document writes them."""
     found = set()
     for route in cast(list[Route], routes):
-        path = route.path.replace("{slash:path}", "").replace("{id}", "{request_id}")
-        path = path.replace("{app:path}", "{owner}/{name}")
+        path = route.path.replace("{id}", "{request_id}").replace("{app:path}", "{owner}/{name}")
         if path != "/{path:path}":  # any app, listed in QUEUE
             found |= {(method, prefix + path) for method in route.methods or () if method != "HEAD"}
     return found
