@@ -107,21 +107,27 @@ class HostedApp:
         """Waits for a replica that serves, however many starts fail."""
         await self._ready.wait()
 
-    @contextlib.asynccontextmanager
-    async def call(
-        self, method: str, path: bytes, headers: RawHeaders, body: bytes
-    ) -> AsyncIterator[Exchange]:
-        """Sends a request to the replica; see ``Upstream.call``."""
+    async def send(self, method: str, path: bytes, headers: RawHeaders, body: bytes) -> Exchange:
+        """Sends a request to the replica, and waits for one to be there; see ``Upstream.send``."""
         while True:
-            upstream = await self.ready()
+            upstream = self._upstream or await self.ready()
             try:
-                async with upstream.call(method, path, headers, body) as exchange:
-                    yield exchange
-                    return
+                return await upstream.send(method, path, headers, body)
             except Refused:
                 # Nothing was sent: the request is for the next replica.
                 if self._upstream is upstream:
                     self.is_gone()
+
+    @contextlib.asynccontextmanager
+    async def call(
+        self, method: str, path: bytes, headers: RawHeaders, body: bytes
+    ) -> AsyncIterator[Exchange]:
+        """``send``; what is left of the answer at the end of the block is dropped."""
+        exchange = await self.send(method, path, headers, body)
+        try:
+            yield exchange
+        finally:
+            exchange.release()
 
     def note_duration(self, seconds: float) -> None:
         """A request of the app took this long."""
