@@ -60,7 +60,7 @@ Run = Callable[..., list[Any]]
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     database = tmp_path_factory.mktemp("server") / "polyrank.db"
-    process = ServerProcess(f"sqlite:///{database}", f"{APP}::ClientApp")
+    process = ServerProcess(f"sqlite:///{database}", app=f"{APP}::ClientApp")
     yield process
     process.end()
 

@@ -1,58 +1,37 @@
 """The reference platform's JavaScript client, as npm has it, against our server."""
 
 import json
-import subprocess
-import sysconfig
-import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from polyrank_program import ROOT
 
 from .conftest import ServerProcess
+from .node import WAYS, Run, run_node
 
-JS = Path(__file__).parent / "js"
-NODE = Path(sysconfig.get_path("scripts")) / "node"
 APP = ROOT / "tests" / "programs" / "client_app.py"
-IMPORTS = 'import { fal, address, argument, say, failure } from "./setup.mjs";\n'
-
-Run = Callable[..., list[Any]]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     database = tmp_path_factory.mktemp("server") / "polyrank.db"
-    process = ServerProcess(f"sqlite:///{database}", f"{APP}::ClientApp")
+    process = ServerProcess(f"sqlite:///{database}", app=f"{APP}::ClientApp")
     yield process
     process.end()
 
 
-@pytest.fixture(params=["proxy", "middleware"])
+@pytest.fixture(params=WAYS)
 def run(server: ServerProcess, request: pytest.FixtureRequest) -> Run:
-    """What a program says, in both ways to reach the server."""
-    return lambda code, argument="": run_node(server.address, request.param, code, argument)
+    """What a program says, in each way to reach the server."""
+    return partial(run_node, server.address, request.param)
 
 
 @pytest.fixture
 def run_once(server: ServerProcess) -> Run:
     """What a program says; for what does not depend on the way."""
-    return lambda code, argument="": run_node(server.address, "proxy", code, argument)
-
-
-def run_node(address: str, way: str, code: str, argument: object) -> list[Any]:
-    assert (JS / "node_modules").exists(), "`make test` installs the client"
-    program = subprocess.run(
-        [NODE, "--input-type=module", "--eval", IMPORTS + textwrap.dedent(code)],
-        cwd=JS,
-        env={"SERVER": address, "WAY": way, "ARGUMENT": str(argument)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert program.returncode == 0, program.stderr
-    return [json.loads(line) for line in program.stdout.splitlines()]
+    return partial(run_node, server.address, "proxy")
 
 
 def test_run(run: Run) -> None:

@@ -23,7 +23,7 @@ SCHEMATHESIS = [
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     database = tmp_path_factory.mktemp("server") / "polyrank.db"
-    process = ServerProcess(f"sqlite:///{database}", f"{APP}::SchemaApp")
+    process = ServerProcess(f"sqlite:///{database}", app=f"{APP}::SchemaApp")
     yield process
     process.end()
 
