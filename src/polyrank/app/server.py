@@ -24,7 +24,6 @@ import uvicorn
 from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
@@ -96,7 +95,6 @@ def build(app: App) -> FastAPI:
     if not any(endpoint.path == "/health" for endpoint in type(app).endpoints.values()):
         api.add_api_route("/health", health, methods=["GET"], include_in_schema=False)
     api.add_route("/openapi.json", _schema_route(api), include_in_schema=False)
-    api.add_route("/docs", _docs, include_in_schema=False)
     api.add_route(FILES_ROUTE + "/{token}/{name}", _files_route(files), include_in_schema=False)
     api.add_exception_handler(HTTPException, _on_http_exception)
     api.add_exception_handler(RequestValidationError, _on_validation_error)
@@ -598,11 +596,6 @@ def _public_url(request: Request) -> str:
     """Where the caller found the app; a server that stands before it says so in headers."""
     parts = [request.headers.get(f"x-forwarded-{name}") for name in ("proto", "host", "prefix")]
     return "{}://{}{}".format(*parts) if all(parts) else _base_url(request.scope)
-
-
-def _docs(_: Request) -> Response:
-    # A relative address, for a page that may be read through a server or a proxy.
-    return get_swagger_ui_html(openapi_url="openapi.json", title="API")
 
 
 async def _maybe_await(function: Callable[[], Any]) -> Any:

@@ -11,14 +11,14 @@ from starlette.types import Scope
 from polyrank.errors import InvalidInput
 
 # Parts of the server that are addressed by the first segment of a path.
-FACES = ("run", "queue")
+FACES = ("run", "queue", "ws")
 # First segments of an app's id that are part of its owner's name.
 NAMESPACES = ("workflows", "comfy")
 
 
 @dataclass(frozen=True)
 class Target:
-    """A face of the server ("run", "queue" or "" for its own pages) and the path below it.
+    """A face of the server ("run", "queue", "ws" or "" for its own pages) and the path below it.
 
     ``prefix`` is what stands before that path in URLs that lead back here. ``query`` is set where
     it is not the request's own.
@@ -57,8 +57,9 @@ def find_target(path: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> Targe
     if first in FACES:
         return Target(first, f"/{rest}", f"/{first}")
     called = host.partition(b":")[0].decode("latin-1")
-    if called.startswith("queue."):
-        return Target("queue", path, "")
+    face = called.partition(".")[0]
+    if face in ("queue", "ws"):
+        return Target(face, path, "")
     is_run = called.endswith(("fal.run", "falrun.com"))
     return Target("run" if is_run else "", path, "")
 
@@ -91,7 +92,7 @@ def place(scope: Scope, app: str) -> list[tuple[bytes, bytes]]:
     host = next((value for name, value in scope["headers"] if name == b"host"), b"")
     prefix = "/run/" if scope.get("face_prefix") else "/"
     return [
-        (b"x-forwarded-host", host.removeprefix(b"queue.")),
+        (b"x-forwarded-host", host.removeprefix(b"queue.").removeprefix(b"ws.")),
         (b"x-forwarded-proto", scope["scheme"].encode()),
         (b"x-forwarded-prefix", f"{prefix}{app}".encode()),
     ]

@@ -21,6 +21,7 @@ from polyrank.gateway.addresses import find_target
 from polyrank.gateway.answers import error_answer, routing_answer
 from polyrank.gateway.cors import open_to_browsers
 from polyrank.gateway.dispatcher import Dispatcher
+from polyrank.gateway.framed import FramedCalls
 from polyrank.gateway.hosting import HostedApp
 from polyrank.gateway.notices import Notices
 from polyrank.gateway.openapi import ServerDocument
@@ -154,10 +155,9 @@ def build(server: Server) -> ASGIApp:
     )
     queue = Queue(server.requests, server.apps, server.notices)
     once = pages_of([Route("/{path:path}", queue.run_once, methods=["POST"])])
-    faces: dict[str, ASGIApp] = {
-        "run": RunFace(server.apps, once),
-        "queue": pages_of(queue.routes()),
-    }
+    run = RunFace(server.apps, once)
+    faces: dict[str, ASGIApp] = {"run": run, "queue": pages_of(queue.routes())}
+    framed = FramedCalls(run)
 
     async def by_face(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -171,6 +171,8 @@ def build(server: Server) -> ASGIApp:
         scope = {**scope, "path": path, "face_prefix": target.prefix}
         if target.query is not None:
             scope["query_string"] = target.query
+        if scope["type"] == "websocket" and target.face == "ws":
+            return await framed(scope, receive, send)
         await faces.get(target.face, pages)(scope, receive, send)
 
     return open_to_browsers(by_face)

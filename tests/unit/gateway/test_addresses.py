@@ -17,6 +17,8 @@ from polyrank.gateway.addresses import AppPath, Target, find_target, split_app
         ("queue.example.org", "/local/hello", Target("queue", "/local/hello", "")),
         ("queue.fal.run:443", "/local/hello", Target("queue", "/local/hello", "")),
         ("fal.run", "/local/hello", Target("run", "/local/hello", "")),
+        ("ws.fal.run", "/local/hello", Target("ws", "/local/hello", "")),
+        ("127.0.0.1:8080", "/ws/local/hello", Target("ws", "/local/hello", "/ws")),
     ],
 )
 def test_faces(host: str, path: str, target: Target) -> None:
