@@ -18,6 +18,7 @@ from polyrank.gateway.addresses import find_target
 from polyrank.gateway.answers import error_answer
 from polyrank.gateway.dispatcher import Dispatcher
 from polyrank.gateway.notices import Notices
+from polyrank.gateway.pages import Pages
 from polyrank.gateway.queue import Queue
 from polyrank.gateway.run import RunFace
 from polyrank.gateway.upstream import Replica
@@ -77,7 +78,7 @@ def build(server: Server) -> ASGIApp:
         return error_answer(error)
 
     pages = Starlette(
-        routes=[Route("/health", health)],
+        routes=[Route("/health", health), *Pages(server.replicas).routes()],
         lifespan=lifespan,
         exception_handlers={PolyrankError: on_error},
     )

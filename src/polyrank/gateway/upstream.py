@@ -62,6 +62,11 @@ class Replica:
         self._address = address
         self._ready.set()
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a replica to call now."""
+        return self._ready.is_set()
+
     def is_gone(self) -> None:
         """The replica has ended."""
         self._ready.clear()

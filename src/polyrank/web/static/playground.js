@@ -1,0 +1,205 @@
+/** The playground of one app: a form, a run, its output, and what ran before. */
+
+import { ApiError, key, readSchema } from "./api.js";
+import { h, icon } from "./dom.js";
+import { Form } from "./form.js";
+import { History, remembered, thumbOf } from "./history.js";
+import { fromFragment, toFragment } from "./link.js";
+import { findMedia } from "./media.js";
+import { Output } from "./output.js";
+import { Run } from "./run.js";
+import { readEndpoints } from "./schema.js";
+import { Strip } from "./strip.js";
+import { makeTools } from "./tools.js";
+
+const at = (id) => document.getElementById(id);
+
+class Playground {
+  constructor(app) {
+    this.app = app;
+    this.run = null;
+    this.forms = new Map(); // by path, so that a change of endpoint and back keeps the values
+    this.output = new Output();
+    this.history = new History(app);
+    this.strip = new Strip(this.history, (run) => this.recall(run));
+    this.tools = makeTools(at("tools"), () => this.open());
+    this.listen();
+  }
+
+  /** Reads what the app offers, and shows it. */
+  async open() {
+    at("loading")?.replaceChildren("Reading the app's schema…");
+    try {
+      this.schema = await readSchema(this.app);
+    } catch (error) {
+      if (error.status === 401 || error.status === 403) this.tools.askForKey();
+      at("form").replaceChildren(h("p", { class: "nothing", id: "loading" }, error.message));
+      return;
+    }
+    this.endpoints = readEndpoints(this.schema);
+    this.forms.clear();
+    at("endpoint").replaceChildren(...this.endpoints.map(({ path, title }) =>
+      h("option", { value: path }, `${path}  ·  ${title}`)));
+    await this.strip.show();
+    this.followAddress();
+  }
+
+  get endpoint() {
+    return this.endpoints.find(({ path }) => path === at("endpoint").value);
+  }
+
+  /** Shows the run that the address names, or the first endpoint. */
+  followAddress() {
+    const linked = fromFragment(location.hash);
+    const path = this.endpoints.find((each) => each.path === linked?.path)?.path;
+    this.choose(path ?? this.endpoints[0]?.path);
+    if (!linked || !path) return;
+    this.fill(linked.input);
+    if (linked.requestId) this.attach(linked);
+  }
+
+  choose(path) {
+    const endpoint = this.endpoints.find((each) => each.path === path);
+    at("run").disabled = !endpoint;
+    if (!endpoint) return at("form").replaceChildren(h("p", { class: "nothing" }, "This app has no endpoint to call."));
+    at("endpoint").value = path;
+    at("about").textContent = endpoint.help;
+    at("about").hidden = !endpoint.help;
+    if (!this.forms.has(path)) this.forms.set(path, new Form(endpoint.input));
+    this.form = this.forms.get(path);
+    at("form").replaceChildren(this.form.element);
+    this.showCode();
+  }
+
+  fill(input) {
+    this.form.value = input;
+    this.showCode();
+  }
+
+  listen() {
+    at("run").append(icon("play"), "Run");
+    at("cancel").append(icon("stop"), "Cancel");
+    at("hint").append(h("kbd", {}, "Ctrl"), h("kbd", {}, "↵"));
+    at("run").addEventListener("click", () => this.start());
+    at("cancel").addEventListener("click", () => this.run?.cancel());
+    at("reset").addEventListener("click", () => this.reset());
+    at("endpoint").addEventListener("change", () => this.choose(at("endpoint").value));
+    at("form").addEventListener("input", () => this.showCode());
+    addEventListener("keydown", (event) => this.onKey(event));
+    addEventListener("paste", (event) => this.onPaste(event));
+    addEventListener("hashchange", () => this.followAddress());
+    // A file that misses its field would replace the page.
+    for (const kind of ["dragover", "drop"]) addEventListener(kind, (event) => event.preventDefault());
+  }
+
+  onKey(event) {
+    if (document.querySelector("dialog[open]")) return;
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+      event.preventDefault();
+      this.start();
+    } else if (event.key === "Escape" && this.run && !this.run.isOver) this.run.cancel();
+  }
+
+  onPaste(event) {
+    const [file] = event.clipboardData?.files ?? [];
+    if (file && this.form?.takeFile(file)) event.preventDefault();
+  }
+
+  reset() {
+    const { path } = this.endpoint;
+    this.forms.delete(path);
+    history.replaceState(null, "", location.pathname);
+    this.choose(path);
+    this.form.root?.focus();
+  }
+
+  async start() {
+    if (!this.endpoint || (this.run && !this.run.isOver)) return;
+    this.form.clearProblems();
+    const { endpoint, form } = this;
+    at("run").disabled = true;
+    await form.settled;
+    const run = new Run(this.app, endpoint, form.value);
+    this.show(run);
+    await run.start();
+  }
+
+  attach({ path, input, requestId }) {
+    const endpoint = this.endpoints.find((each) => each.path === path);
+    const run = new Run(this.app, endpoint, input);
+    run.id = requestId;
+    this.show(run);
+    run.attach(requestId);
+  }
+
+  /** Follows a run: the buttons, the output, the address and the history. */
+  show(run) {
+    this.run?.leave();
+    this.run = run;
+    this.output.watch(run);
+    run.addEventListener("change", () => run === this.run && this.note(run));
+    this.note(run);
+  }
+
+  note(run) {
+    at("cancel").hidden = run.isOver;
+    at("run").hidden = !run.isOver;
+    at("run").disabled = !run.isOver;
+    if (run.requestId !== run.linkedId || run.linkedId === undefined) {
+      run.linkedId = run.requestId;
+      const { path } = run.endpoint;
+      history.replaceState(null, "", toFragment({ path, input: run.input, requestId: run.requestId }));
+      this.keep(run);
+    }
+    if (run.isOver && !run.isKept) {
+      run.isKept = true;
+      this.finish(run);
+    }
+  }
+
+  async finish(run) {
+    const { error } = run;
+    if (error?.problems?.length) this.form.showProblems(error.problems);
+    if (error?.status === 401 || error?.status === 403) this.tools.askForKey();
+    const [picture] = [...findMedia(run.result ?? null)].filter(({ kind }) => kind === "image");
+    run.thumb = picture ? await thumbOf(picture.url) : null;
+    await this.keep(run);
+  }
+
+  async keep(run) {
+    await this.history.keep(await remembered(run));
+    await this.strip.show(this.run.id);
+  }
+
+  /** Brings a run of the past back: its values, and its end. */
+  recall(past) {
+    if (!this.endpoints.some(({ path }) => path === past.path)) return;
+    this.choose(past.path);
+    this.fill(past.input);
+    if (past.requestId && !["completed", "failed", "cancelled"].includes(past.state)) {
+      this.attach(past);
+      return;
+    }
+    const run = new Run(this.app, this.endpoint, past.input);
+    const { id, requestId, state, seconds, result, logs } = past;
+    const error = past.error && new ApiError(past.error.status, past.error.detail, past.error.type);
+    Object.assign(run, { id, requestId, state, seconds, result, logs, error, isKept: true, startedAt: past.at });
+    this.show(run);
+    this.strip.show(run.id);
+    if (error?.problems.length) this.form.showProblems(error.problems);
+  }
+
+  showCode() {
+    if (!this.form) return;
+    const { origin } = location;
+    const call = { origin, app: this.app, endpoint: this.endpoint, input: this.form.value };
+    this.output.showCode({ ...call, needsKey: key.value !== "" });
+  }
+}
+
+const app = decodeURIComponent(location.pathname).replace(/^\/playground\//, "").replace(/\/$/, "");
+const cut = app.lastIndexOf("/");
+at("owner").textContent = app.slice(0, cut + 1);
+at("name").textContent = app.slice(cut + 1);
+document.title = `${app} · polyrank`;
+new Playground(app).open();
