@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
@@ -81,8 +81,11 @@ class _Guarded:
         await self._inner(scope, receive, send_guarded)
 
 
-def _page(name: str) -> _Guarded:
-    return _Guarded(FileResponse(web.FOLDER / name, media_type="text/html"))
+def _page(name: str) -> Callable[[Request], Response]:
+    def serve(_: Request) -> Response:
+        return FileResponse(web.FOLDER / name, media_type="text/html", headers=HEADERS)
+
+    return serve
 
 
 async def _describe(name: str, replica: Replica) -> dict[str, Any]:

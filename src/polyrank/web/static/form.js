@@ -34,6 +34,20 @@ export class Form {
     const nothing = h("p", { class: "nothing" }, "This endpoint takes no input.");
     this.element = h("div", { class: "form" }, this.root ? this.root.element : nothing, this.general);
     if (this.root && field.kind !== "group") this.element.classList.add("single");
+    this.text = null; // while the input is written as JSON
+  }
+
+  /** Whether the input is written as JSON, for what a form cannot say. */
+  get isJson() {
+    return this.text !== null;
+  }
+
+  set isJson(isJson) {
+    if (isJson === this.isJson || !this.root) return;
+    const { value } = this;
+    this.text = isJson ? new JsonControl({ kind: "any", name: "", title: "Input", help: "" }) : null;
+    this.element.firstElementChild.replaceWith(isJson ? this.text.element : this.root.element);
+    this.value = value;
   }
 
   /** Resolves when all uploads have ended. */
@@ -43,12 +57,12 @@ export class Form {
 
   /** The request's body; undefined for an endpoint without one. */
   get value() {
-    return this.root ? (this.root.value ?? {}) : undefined;
+    return this.root ? ((this.text ?? this.root).value ?? {}) : undefined;
   }
 
   set value(value) {
     this.clearProblems();
-    if (this.root) this.root.value = value;
+    if (this.root) (this.text ?? this.root).value = value;
   }
 
   clearProblems() {
@@ -71,7 +85,7 @@ export class Form {
 
   /** The control that an error's path leads to, or the last one on the way. */
   find(loc) {
-    let control = this.root;
+    let control = this.isJson ? null : this.root;
     let found = null;
     for (const step of loc[0] === "body" ? loc.slice(1) : loc) {
       const next = control?.child(step);

@@ -67,6 +67,7 @@ class Playground {
     at("about").hidden = !endpoint.help;
     if (!this.forms.has(path)) this.forms.set(path, new Form(endpoint.input));
     this.form = this.forms.get(path);
+    this.form.isJson = document.querySelector("[name=mode]:checked").value === "json";
     at("form").replaceChildren(this.form.element);
     this.showCode();
   }
@@ -84,6 +85,9 @@ class Playground {
     at("cancel").addEventListener("click", () => this.run?.cancel());
     at("reset").addEventListener("click", () => this.reset());
     at("endpoint").addEventListener("change", () => this.choose(at("endpoint").value));
+    for (const each of document.querySelectorAll("[name=mode]")) {
+      each.addEventListener("change", () => this.choose(this.endpoint.path));
+    }
     at("form").addEventListener("input", () => this.showCode());
     addEventListener("keydown", (event) => this.onKey(event));
     addEventListener("paste", (event) => this.onPaste(event));

@@ -19,7 +19,7 @@ export function showResult(value) {
   parts.push(...texts.map(([name, text]) => textBlock(name, text)));
   const facts = Object.entries(rest ?? {}).filter(([name]) => !texts.some(([each]) => each === name));
   if (isPlain(rest) && facts.length && facts.length <= MOST_FACTS) parts.push(factList(facts));
-  else if (!parts.length || (facts.length && typeof rest === "object")) parts.push(h("div", { class: "tree" }, tree(value)));
+  else if (!parts.length || (facts.length && typeof rest === "object")) parts.push(h("div", { class: "tree" }, tree(rest ?? value)));
   return h("div", { class: "result" }, ...parts);
 }
 

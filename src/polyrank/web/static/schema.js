@@ -130,9 +130,15 @@ function resolve(document, schema, chain) {
       return beside;
     }
     if ($ref) chain.push($ref);
-    found = { ...($ref ? lookUp(document, $ref) : allOf[0]), ...beside };
+    found = $ref ? { ...definition(document, $ref), ...beside } : { ...allOf[0], ...beside };
   }
   return found;
+}
+
+/** What a reference leads to. Its title names the model, not the field that is one. */
+function definition(document, reference) {
+  const { title, description, ...rest } = lookUp(document, reference);
+  return { ...rest, model: title ?? "" };
 }
 
 function lookUp(document, reference) {
@@ -148,6 +154,7 @@ function common(schema, name, required, kind) {
     required,
     nullable: false,
     title: title(schema, name),
+    model: schema.model ?? "",
     help: name ? firstParagraph(schema.description) : "",
     default: schema.default,
     example: schema.examples?.[0],
@@ -176,7 +183,7 @@ function fileKind(schema, name) {
   }
   const { url, content_type: type } = schema.properties ?? {};
   if (!url || !type) return null;
-  const named = (schema.title ?? "").toLowerCase();
+  const named = (schema.model ?? schema.title ?? "").toLowerCase();
   return FILE_KINDS.find((kind) => named.includes(kind)) ?? "file";
 }
 

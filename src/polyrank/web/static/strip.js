@@ -21,7 +21,7 @@ export class Strip {
 
   item(run, isChosen) {
     const label = `${run.state}, ${moment(run.at)}${run.path === "/" ? "" : `, ${run.path}`}`;
-    const picture = run.thumb ? h("img", { src: run.thumb, alt: "" }) : h("span", { class: "words" }, gist(run));
+    const picture = run.thumb ? h("img", { src: run.thumb, alt: "" }) : h("span", { class: "gist" }, gist(run));
     return h("li", {},
       h("button", { type: "button", class: `past-run ${run.state}`, "aria-current": isChosen ? "true" : null,
         title: label, onclick: () => this.onChoose(run) },

@@ -53,12 +53,12 @@ export class UnionControl extends Control {
 
 function nameOf(field, tag) {
   const constant = tag && field.fields?.find((each) => each.name === tag);
-  if (constant) return String(constant.value ?? constant.default ?? field.title);
+  if (constant) return String(constant.value ?? constant.default ?? field.model);
   const plain = { text: "text", toggle: "yes or no", list: "list", map: "map", any: "JSON" };
   if (field.kind === "number") return field.isWhole ? "whole number" : "number";
   if (field.kind === "choice") return field.options.join(" | ").slice(0, 40);
   if (field.kind === "file") return field.accepts;
-  return field.title || plain[field.kind] || field.kind;
+  return field.model || plain[field.kind] || field.kind;
 }
 
 /** Whether a value is of a field's kind. */
