@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from urllib.parse import urlsplit
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from urllib.parse import unquote, urlsplit
+
+from starlette.types import Scope
 
 # First segments of an app's id that are part of its owner's name.
 NAMESPACES = ("workflows", "comfy")
@@ -13,12 +16,14 @@ NAMESPACES = ("workflows", "comfy")
 class Target:
     """A face of the server ("run", "queue" or "" for its own pages) and the path below it.
 
-    ``prefix`` is what stood before that path, for URLs that lead back here.
+    ``prefix`` is what stood before that path, for URLs that lead back here. ``query`` is set where
+    it is not the request's own.
     """
 
     face: str
     path: str
     prefix: str
+    query: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -29,28 +34,31 @@ class AppPath:
     path: str
 
 
-def find_target(host: str, path: str, target_url: str | None = None) -> Target:
+def find_target(path: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> Target:
     """Reads the face off the path (``/queue/…``), else off the host name (``queue.…``).
 
-    ``target_url`` is the header ``x-fal-target-url``, in which JavaScript clients that go through
-    a proxy say where they want to go.
+    The header ``x-fal-target-url`` comes first: in it, JavaScript clients that go through a proxy
+    say where they want to go. Names of headers are in lower case, as ASGI has them.
 
-    Example: ``find_target("localhost", "/queue/local/hello").face == "queue"``.
+    Example: ``find_target("/queue/local/hello").face == "queue"``.
     """
-    if target_url:
-        parts = urlsplit(target_url)
-        return find_target(parts.netloc, parts.path)
+    host = b""
+    for name, value in headers:
+        if name == b"host":
+            host = value
+        elif name == b"x-fal-target-url":
+            parts = urlsplit(value.decode("latin-1"))
+            there = [(b"host", parts.netloc.encode("latin-1"))]
+            target = find_target(unquote(parts.path), there)
+            return replace(target, query=parts.query.encode("latin-1"))
     first, _, rest = path.removeprefix("/").partition("/")
     if first in ("run", "queue"):
         return Target(first, f"/{rest}", f"/{first}")
-    name = host.partition(":")[0]
-    if name.startswith("queue."):
+    called = host.partition(b":")[0].decode("latin-1")
+    if called.startswith("queue."):
         return Target("queue", path, "")
-    return (
-        Target("run", path, "")
-        if name.endswith(("fal.run", "falrun.com"))
-        else Target("", path, "")
-    )
+    is_run = called.endswith(("fal.run", "falrun.com"))
+    return Target("run" if is_run else "", path, "")
 
 
 def split_app(path: str) -> AppPath | None:
@@ -60,3 +68,14 @@ def split_app(path: str) -> AppPath | None:
     if len(parts) < size or not all(parts[:size]):
         return None
     return AppPath("/".join(parts[:size]), "/" + "/".join(parts[size:]))
+
+
+def place(scope: Scope, app: str) -> list[tuple[bytes, bytes]]:
+    """Where the caller found the app, as headers for it: its answers hold URLs that lead back."""
+    host = next((value for name, value in scope["headers"] if name == b"host"), b"")
+    prefix = "/run/" if scope.get("face_prefix") else "/"
+    return [
+        (b"x-forwarded-host", host.removeprefix(b"queue.")),
+        (b"x-forwarded-proto", scope["scheme"].encode()),
+        (b"x-forwarded-prefix", f"{prefix}{app}".encode()),
+    ]

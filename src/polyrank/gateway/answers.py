@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+from starlette.types import Receive
 
-from polyrank.errors import InvalidInput, PolyrankError, QueueFull
+from polyrank.errors import InvalidInput, PolyrankError, QueueFull, RequestAborted
 
 MAX_BODY_BYTES = 100 * 2**20
 RETRY_AFTER_S = 1
@@ -31,28 +34,48 @@ def error_answer(error: Exception, request_id: str | None = None) -> JSONRespons
     headers = {"x-fal-error-type": error.code}
     if request_id is not None:
         headers["x-fal-request-id"] = request_id
-    if isinstance(error, QueueFull):
-        headers["retry-after"] = str(RETRY_AFTER_S)
+    if "timeout_type" in error.details:
+        headers["x-fal-request-timeout-type"] = error.details["timeout_type"]
+    if isinstance(error, QueueFull) or "retry_after_s" in error.details:
+        wait_s = error.details.get("retry_after_s", RETRY_AFTER_S)
+        headers["retry-after"] = str(math.ceil(wait_s))
     body = {"detail": error.message, "error_type": error.code}
     return JSONResponse(body, error.status, headers)
 
 
-async def read_body(request: Request) -> bytes:
-    """The whole body. Raises BodyTooLarge beyond MAX_BODY_BYTES."""
+async def read_whole(receive: Receive, announced: bytes | None = None) -> bytes:
+    """The whole body of a request. Raises BodyTooLarge beyond MAX_BODY_BYTES, at once if its
+    ``announced`` length says so, and RequestAborted if it breaks off."""
+    if announced is not None and announced.isdigit() and int(announced) > MAX_BODY_BYTES:
+        raise BodyTooLarge(_TOO_LARGE)
     chunks, size = [], 0
-    async for chunk in request.stream():
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise RequestAborted("the caller went away before its request was whole")
+        chunk = message.get("body", b"")
         size += len(chunk)
         if size > MAX_BODY_BYTES:
-            raise BodyTooLarge(
-                f"the body has more than {MAX_BODY_BYTES} bytes; upload files and send their URLs"
-            )
+            raise BodyTooLarge(_TOO_LARGE)
         chunks.append(chunk)
-    return b"".join(chunks)
+        if not message.get("more_body"):
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def read_body(request: Request) -> bytes:
+    """The whole body of a request; see ``read_whole``."""
+    length = request.headers.get("content-length")
+    return await read_whole(request.receive, length.encode() if length is not None else None)
 
 
 def start_timeout(request: Request) -> float | None:
     """Seconds that the request may wait before it starts (``X-Fal-Request-Timeout``)."""
     value = request.headers.get("x-fal-request-timeout")
+    return start_limit(None if value is None else value.encode())
+
+
+def start_limit(value: bytes | None) -> float | None:
+    """Seconds, of a header ``X-Fal-Request-Timeout``."""
     if value is None:
         return None
     try:
@@ -60,5 +83,9 @@ def start_timeout(request: Request) -> float | None:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < float("inf"):
-        raise InvalidInput(f"X-Fal-Request-Timeout is a number of seconds, not {value!r}")
+        text = value.decode("latin-1")
+        raise InvalidInput(f"X-Fal-Request-Timeout is a number of seconds, not {text!r}")
     return seconds
+
+
+_TOO_LARGE = f"the body has more than {MAX_BODY_BYTES} bytes; upload files and send their URLs"

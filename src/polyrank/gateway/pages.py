@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
@@ -15,11 +13,8 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from polyrank import web
-from polyrank.errors import ReplicaUnreachable
-from polyrank.gateway.upstream import Replica
-
-# How long the list of apps waits for a replica to say what it serves.
-DESCRIBE_S = 2.0
+from polyrank.gateway.hosting import HostedApp
+from polyrank.gateway.registry import Registry
 
 # Scripts and styles are files of ours and nothing else; pictures and sounds are the apps' results,
 # which may be kept anywhere.
@@ -45,10 +40,10 @@ HEADERS = {
 
 
 class Pages:
-    """The handlers of the pages' routes. ``replicas`` are the running apps by name."""
+    """The handlers of the pages' routes."""
 
-    def __init__(self, replicas: Mapping[str, Replica]) -> None:
-        self._replicas = replicas
+    def __init__(self, apps: Registry) -> None:
+        self._apps = apps
 
     def routes(self) -> list[BaseRoute]:
         """``/``, ``/playground/owner/app``, the files that they use, and ``/apps``."""
@@ -61,9 +56,9 @@ class Pages:
         ]
 
     async def list_apps(self, _: Request) -> Response:
-        """The apps with their state and, of those that are ready, their endpoints."""
-        described = (_describe(name, replica) for name, replica in self._replicas.items())
-        return JSONResponse({"apps": await asyncio.gather(*described)})
+        """The apps with their state (``ready``, ``failed`` or what the start is at) and, once they
+        have been ready, their endpoints."""
+        return JSONResponse({"apps": [_describe(entry.app) for entry in self._apps]})
 
 
 class _Guarded:
@@ -88,26 +83,6 @@ def _page(name: str) -> Callable[[Request], Response]:
     return serve
 
 
-async def _describe(name: str, replica: Replica) -> dict[str, Any]:
-    described: dict[str, Any] = {"name": name, "state": "starting", "endpoints": []}
-    if not replica.is_ready:
-        return described
-    try:
-        async with (
-            asyncio.timeout(DESCRIBE_S),
-            replica.call("GET", "/openapi.json", {}, b"") as answer,
-        ):
-            schema = json.loads(await answer.body())
-    except (ReplicaUnreachable, TimeoutError):
-        return described
-    return {**described, "state": "ready", "endpoints": _endpoints(schema)}
-
-
-def _endpoints(schema: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Path and summary of each, in the app's order."""
-    paths = schema.get("paths", {})
-    return [
-        {"path": path, "summary": operation.get("summary", "")}
-        for path in schema.get("x-fal-order-paths", paths)
-        for operation in list(paths.get(path, {}).values())[:1]
-    ]
+def _describe(app: HostedApp) -> dict[str, Any]:
+    endpoints = [{"path": r["path"], "is_websocket": r["websocket"]} for r in app.routes]
+    return {"name": app.name, "state": app.state, "endpoints": endpoints}

@@ -4,63 +4,122 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from polyrank.errors import PolyrankError
+from polyrank import reports
+from polyrank.errors import PolyrankError, StoreUnavailable
 from polyrank.gateway.addresses import find_target
 from polyrank.gateway.answers import error_answer
 from polyrank.gateway.dispatcher import Dispatcher
+from polyrank.gateway.hosting import HostedApp
 from polyrank.gateway.notices import Notices
 from polyrank.gateway.pages import Pages
 from polyrank.gateway.queue import Queue
+from polyrank.gateway.registry import Entry, Registry
 from polyrank.gateway.run import RunFace
-from polyrank.gateway.upstream import Replica
+from polyrank.store import changes
 from polyrank.store.database import Database
 from polyrank.store.migrations import upgrade
 from polyrank.store.requests import Requests
 
+log = logging.getLogger("polyrank.gateway")
+
+# How often answers whose time to live is over are deleted.
+SWEEP_EVERY_S = 600.0
+
 
 class Server:
-    """The parts of one server, started and ended together.
+    """The parts of one server, started and ended together."""
 
-    ``replicas`` are the running apps by name (``local/hello``).
-    """
-
-    def __init__(self, database_url: str, replicas: Mapping[str, Replica]) -> None:
+    def __init__(self, database_url: str) -> None:
+        self._owner = uuid.uuid4().hex
         self.database = Database(database_url)
         upgrade(self.database)
-        self.requests = Requests(self.database)
+        self.requests = Requests(self.database, origin=self._owner)
         self.notices = Notices()
-        self.replicas = dict(replicas)
-        owner = uuid.uuid4().hex
-        self.dispatchers = {
-            name: Dispatcher(self.requests, replica, self.notices, owner=owner)
-            for name, replica in self.replicas.items()
-        }
+        self.apps = Registry()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._dispatching: dict[str, asyncio.Task[None]] = {}
+
+    def host(self, name: str, limits: reports.Limits) -> HostedApp:
+        """Serves the app ``name`` from now on; its requests wait until it has a replica."""
+        app = HostedApp(name, limits)
+        is_shared = self.database.dialect == "postgresql"
+        dispatcher = Dispatcher(
+            self.requests, app, self.notices, owner=self._owner, is_shared=is_shared
+        )
+        self.apps.add(Entry(app, dispatcher))
+        self.apps.settle()
+        if self._tasks is not None:
+            self._dispatching[name] = self._tasks.create_task(dispatcher.run())
+        return app
+
+    def unhost(self, name: str) -> None:
+        """Serves the app no more; its requests are kept."""
+        self.apps.remove(name).app.close()
+        if (task := self._dispatching.pop(name, None)) is not None:
+            task.cancel()
+
+    def take_no_more(self) -> None:
+        """Runs what is running and nothing else; those who watch a request are sent away."""
+        for entry in self.apps:
+            entry.dispatcher.take_no_more()
+        self.notices.close()
+
+    def add_line(self, line: reports.Line) -> None:
+        """A replica printed a line for a request."""
+        for entry in self.apps:
+            if entry.dispatcher.add_line(line):
+                return
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Dispatches inside the block, and lets go of everything at its end."""
-        for replica in self.replicas.values():
-            await replica.open()
         await self.requests.recover()
-        tasks = [asyncio.create_task(d.run()) for d in self.dispatchers.values()]
         try:
-            yield
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                followers = [
+                    tasks.create_task(
+                        changes.follow(self.database, self._owner, self._note_foreign_change)
+                    ),
+                    tasks.create_task(self._sweep()),
+                ]
+                for entry in self.apps:
+                    task = tasks.create_task(entry.dispatcher.run())
+                    self._dispatching[entry.app.name] = task
+                yield
+                self._tasks = None
+                for task in [*followers, *self._dispatching.values()]:
+                    task.cancel()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            for replica in self.replicas.values():
-                await replica.close()
+            for entry in self.apps:
+                entry.app.close()
             await asyncio.to_thread(self.database.close)
+
+    def _note_foreign_change(self, id: str, app: str) -> None:
+        """Another server of this database changed a request; with no id, perhaps many."""
+        self.notices.publish(id)
+        for entry in self.apps:
+            if app in ("", entry.app.name):
+                entry.dispatcher.note_foreign_change(id)
+
+    async def _sweep(self) -> None:
+        while True:
+            try:
+                while await self.requests.sweep():
+                    pass
+            except StoreUnavailable as error:
+                log.error("old answers could not be deleted: %s", error)
+            await asyncio.sleep(SWEEP_EVERY_S)
 
 
 def build(server: Server) -> ASGIApp:
@@ -77,25 +136,28 @@ def build(server: Server) -> ASGIApp:
     async def on_error(_: Request, error: Exception) -> Response:
         return error_answer(error)
 
+    def pages_of(routes: list[BaseRoute]) -> ASGIApp:
+        return Starlette(routes=routes, exception_handlers={PolyrankError: on_error})
+
     pages = Starlette(
-        routes=[Route("/health", health), *Pages(server.replicas).routes()],
+        routes=[Route("/health", health), *Pages(server.apps).routes()],
         lifespan=lifespan,
         exception_handlers={PolyrankError: on_error},
     )
-    queue = Queue(server.requests, server.dispatchers, server.notices)
+    queue = Queue(server.requests, server.apps, server.notices)
+    once = pages_of([Route("/{path:path}", queue.run_once, methods=["POST"])])
     faces: dict[str, ASGIApp] = {
-        "run": RunFace(server.replicas),
-        "queue": Starlette(routes=queue.routes(), exception_handlers={PolyrankError: on_error}),
+        "run": RunFace(server.apps, once),
+        "queue": pages_of(queue.routes()),
     }
 
     async def by_face(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await pages(scope, receive, send)
-        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        target = find_target(
-            headers.get(b"host", ""), scope["path"], headers.get(b"x-fal-target-url")
-        )
+        target = find_target(scope["path"], scope["headers"])
         scope = {**scope, "path": target.path, "face_prefix": target.prefix}
+        if target.query is not None:
+            scope["query_string"] = target.query
         await faces.get(target.face, pages)(scope, receive, send)
 
     return by_face

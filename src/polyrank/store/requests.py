@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -25,6 +25,7 @@ from sqlalchemy import Connection, RowMapping
 from sqlalchemy.dialects import postgresql, sqlite
 
 from polyrank.errors import IdempotencyConflict, QueueFull
+from polyrank.store.changes import CHANNEL
 from polyrank.store.database import Database
 from polyrank.store.tables import QUEUED, RUNNING, requests
 
@@ -90,6 +91,7 @@ class Lease:
     hint: str | None
     timeout_s: float | None
     until: float
+    retries: int
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class Answer:
     body: bytes = b""
     error: str | None = None
     error_type: str | None = None
+    logs: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -114,9 +117,13 @@ class Renewal:
 class Requests:
     """The requests of one database. Every method is one transaction."""
 
-    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, database: Database, clock: Callable[[], float] = time.time, *, origin: str = ""
+    ) -> None:
+        """``origin`` names this server among those that share a Postgres database."""
         self._database = database
         self._clock = clock
+        self._origin = origin
         dialect = postgresql if database.dialect == "postgresql" else sqlite
         self._insert = dialect.insert(requests).on_conflict_do_nothing().returning(requests.c.id)
 
@@ -142,11 +149,20 @@ class Requests:
             lambda c: self._end(c, _is_attempt(id, attempt), answer) == [id]
         )
 
-    async def put_back(self, id: str, attempt: int, *, delay_s: float, why: Answer) -> bool:
+    async def put_back(
+        self,
+        id: str,
+        attempt: int,
+        *,
+        delay_s: float,
+        why: Answer,
+        max_retries: int = MAX_RETRIES,
+    ) -> bool:
         """Queues a running request again where it was; ends it with ``why`` if it has had
         all its retries. False if this attempt's lease is over."""
+        is_it = _is_attempt(id, attempt)
         return await self._database.write(
-            lambda c: self._put_back(c, _is_attempt(id, attempt), delay_s, why) == [id]
+            lambda c: self._put_back(c, is_it, delay_s, why, max_retries=max_retries) == [id]
         )
 
     async def cancel(self, id: str) -> Cancelled:
@@ -244,6 +260,7 @@ class Requests:
             known = _known(connection, new)
             assert known is not None
             return known
+        self._tell(connection, [(id, new.app)])
         return Submitted(id, created=True)
 
     def _lease(
@@ -275,6 +292,7 @@ class Requests:
             .returning(requests)
         )
         rows = connection.execute(update).mappings().all()
+        self._tell(connection, [(row["id"], row["app"]) for row in rows])
         order = {seq: place for place, seq in enumerate(seqs)}
         return [
             Lease(
@@ -288,6 +306,7 @@ class Requests:
                 hint=row["hint"],
                 timeout_s=row["timeout_s"],
                 until=row["lease_until"],
+                retries=row["retries"],
             )
             for row in sorted(rows, key=lambda row: order[row["seq"]])
         ]
@@ -327,10 +346,11 @@ class Requests:
                 answer=answer.body,
                 error=answer.error,
                 error_type=answer.error_type,
+                logs=list(answer.logs),
             )
-            .returning(requests.c.id)
+            .returning(requests.c.id, requests.c.app)
         )
-        return list(connection.scalars(update))
+        return self._told(connection, update)
 
     def _put_back(
         self,
@@ -339,10 +359,11 @@ class Requests:
         delay_s: float,
         why: Answer,
         cost: int = 1,
+        max_retries: int = MAX_RETRIES,
     ) -> list[str]:
         # A request that its caller has cancelled meanwhile is not run again.
         cancelled = self._end(connection, which & requests.c.cancel_requested, CANCELLED)
-        ended = self._end(connection, which & (requests.c.retries + cost > MAX_RETRIES), why)
+        ended = self._end(connection, which & (requests.c.retries + cost > max_retries), why)
         update = (
             sa.update(requests)
             .where(which)
@@ -353,16 +374,21 @@ class Requests:
                 lease_owner=None,
                 lease_until=None,
             )
-            .returning(requests.c.id)
+            .returning(requests.c.id, requests.c.app)
         )
-        return cancelled + ended + list(connection.scalars(update))
+        return cancelled + ended + self._told(connection, update)
 
     def _cancel(self, connection: Connection, id: str) -> Cancelled:
         is_it = requests.c.id == id
         if self._end(connection, is_it & QUEUED, CANCELLED):
             return Cancelled.DONE
-        mark = sa.update(requests).where(is_it, RUNNING).values(cancel_requested=True)
-        if connection.execute(mark).rowcount:
+        mark = (
+            sa.update(requests)
+            .where(is_it, RUNNING)
+            .values(cancel_requested=True)
+            .returning(requests.c.id, requests.c.app)
+        )
+        if self._told(connection, mark):
             return Cancelled.REQUESTED
         known = connection.scalar(sa.select(requests.c.seq).where(is_it))
         return Cancelled.UNKNOWN if known is None else Cancelled.TOO_LATE
@@ -372,6 +398,18 @@ class Requests:
         late = QUEUED & (requests.c.start_deadline <= now)
         lost = RUNNING & (requests.c.lease_until <= now)
         return self._end(connection, late, NOT_STARTED) + self._put_back(connection, lost, 0, LOST)
+
+    def _told(self, connection: Connection, update: sa.UpdateBase) -> list[str]:
+        """Runs an update that returns ids and apps, and tells other servers of it; the ids."""
+        rows = [(row.id, row.app) for row in connection.execute(update)]
+        self._tell(connection, rows)
+        return [id for id, _ in rows]
+
+    def _tell(self, connection: Connection, changed: Iterable[tuple[str, str]]) -> None:
+        """Tells the other servers of this database, once the transaction is committed."""
+        if self._database.dialect == "postgresql":
+            for id, app in changed:
+                connection.execute(_NOTIFY, {"what": f"{self._origin} {id} {app}"})
 
     def _sweep(self, connection: Connection) -> int:
         old = (
@@ -407,6 +445,7 @@ LOST = Answer(503, error="whoever ran the request is gone", error_type="runner_d
 
 
 # Statements are built once: building one costs SQLAlchemy more than SQLite takes to run it.
+_NOTIFY = sa.select(sa.func.pg_notify(CHANNEL, sa.bindparam("what")))
 _waiting = (requests.c.app == sa.bindparam("app")) & QUEUED
 _place = (requests.c.priority, requests.c.turn, requests.c.seq)
 _KNOWN = sa.select(requests.c.id, requests.c.fingerprint).where(

@@ -68,6 +68,7 @@ requests = Table(
     Column("answer", LargeBinary),
     Column("error", Text),
     Column("error_type", Text),
+    Column("logs", JSON),
     UniqueConstraint("caller", "idempotency_key"),
 )
 

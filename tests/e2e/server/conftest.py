@@ -14,45 +14,36 @@ from polyrank_program import ROOT
 APP = ROOT / "tests" / "programs" / "queue_app.py"
 
 SERVE = """
-import asyncio, contextlib, sys, uvicorn
-from polyrank.gateway.server import Server, build
-from polyrank.gateway.upstream import Replica
-from polyrank.scaler.local import LocalReplica, ReplicaArguments
-
-class Announcing(uvicorn.Server):
-    async def startup(self, sockets=None):
-        await super().startup(sockets)
-        print("serving on", self.servers[0].sockets[0].getsockname()[1], flush=True)
+import asyncio, signal, sys, uvloop
+from polyrank.cli.platform import Platform
+from polyrank.cli.run import ended_by_signals
+from polyrank.reports import Ready
+from polyrank.scaler.local import ReplicaArguments
 
 async def main():
-    database, app, slots = sys.argv[1:]
-    replica = Replica("local/queue-app", slots=int(slots))
-    server = Server(database, {"local/queue-app": replica})
+    database, app = sys.argv[1:]
+    platform = Platform(ReplicaArguments(app), "127.0.0.1", 0, database_url=database)
 
-    async def on_ready(announcement):
-        replica.is_at(f"http://127.0.0.1:{announcement['port']}")
-        print("replica", kept.pid, flush=True)
+    def on_report(report):
+        if isinstance(report, Ready):
+            print("replica", platform.replica_pid, flush=True)
 
-    async def on_gone(reason):
-        replica.is_gone()
+    platform.listeners.append(on_report)
+    async with platform.running():
+        with ended_by_signals(platform):
+            print("serving on", platform.url, flush=True)
+            await platform.ended.wait()
 
-    kept = LocalReplica(ReplicaArguments(app), on_ready, on_gone)
-    keeping = asyncio.create_task(kept.keep())
-    try:
-        await Announcing(uvicorn.Config(build(server), port=0, log_level="warning")).serve()
-    finally:
-        keeping.cancel()
-        await asyncio.gather(keeping, return_exceptions=True)
-
-asyncio.run(main())
+with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    runner.run(main())
 """
 
 
 class ServerProcess:
     """A server that can be killed and started again on the same database."""
 
-    def __init__(self, database: str, app: str = f"{APP}::QueueApp", slots: int = 4) -> None:
-        self._command = [sys.executable, "-c", SERVE, database, app, str(slots)]
+    def __init__(self, database: str, app: str = f"{APP}::QueueApp") -> None:
+        self._command = [sys.executable, "-c", SERVE, database, app]
         self.start()
 
     def start(self) -> None:
@@ -61,9 +52,9 @@ class ServerProcess:
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        port = re.fullmatch(r"serving on (\d+)\n", line)
-        assert port is not None, line
-        self.address = f"http://127.0.0.1:{port[1]}"
+        address = re.fullmatch(r"serving on (\S+)\n", line)
+        assert address is not None, line
+        self.address = address[1]
 
     def end(self, signum: signal.Signals = signal.SIGTERM) -> None:
         self.process.send_signal(signum)

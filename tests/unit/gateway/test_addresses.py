@@ -19,13 +19,14 @@ from polyrank.gateway.addresses import AppPath, Target, find_target, split_app
     ],
 )
 def test_faces(host: str, path: str, target: Target) -> None:
-    assert find_target(host, path) == target
+    assert find_target(path, [(b"host", host.encode())]) == target
 
 
 def test_a_proxys_header_says_where_the_caller_wants_to_go() -> None:
-    wanted = "https://queue.fal.run/local/hello/requests/1/status?logs=1"
-    assert find_target("localhost", "/proxy", wanted) == Target(
-        "queue", "/local/hello/requests/1/status", ""
+    wanted = b"https://queue.fal.run/local/hello/requests/1/status?logs=1"
+    headers = [(b"host", b"localhost"), (b"x-fal-target-url", wanted)]
+    assert find_target("/proxy", headers) == Target(
+        "queue", "/local/hello/requests/1/status", "", b"logs=1"
     )
 
 

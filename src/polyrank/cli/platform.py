@@ -1,0 +1,148 @@
+"""A server in this process and one replica behind it: what ``run`` and ``demo`` start."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import IO
+
+from polyrank import reports
+from polyrank.app.projects import AppRef
+from polyrank.gateway.hosting import HostedApp
+from polyrank.gateway.server import Server, build
+from polyrank.gateway.serving import Serving, base_url, listen, serving
+from polyrank.scaler.local import Ended, LocalReplica, ReplicaArguments
+
+# The owner of what runs without a deployment.
+OWNER = "local"
+# What callers get to take their answers once the app has ended.
+LAST_MOMENT_S = 2.0
+
+
+def arguments_for(
+    ref: AppRef, device: str | None = None, ranks: int | None = None, verbose: bool = False
+) -> ReplicaArguments:
+    """What a replica of the app at ``ref`` is started with."""
+    return ReplicaArguments(
+        str(ref), ref.options, ref.module, device=device, ranks=ranks, verbose=verbose
+    )
+
+
+class Platform:
+    """One app, served as ``local/NAME``. ``listeners`` are told what its replica reports."""
+
+    def __init__(
+        self,
+        arguments: ReplicaArguments,
+        host: str,
+        port: int,
+        *,
+        database_url: str | None = None,
+        output: IO[str] | None = None,
+    ) -> None:
+        """Without a ``database_url``, requests are kept until the end only. ``output`` takes what
+        the app prints. Raises AddressTaken."""
+        self._listening = listen(host, port)
+        self._database_url = database_url
+        self._replica = LocalReplica(arguments, self._hear, output)
+        self._server: Server | None = None
+        self._serving: Serving | None = None
+        self._app: HostedApp | None = None
+        self._tasks: asyncio.TaskGroup | None = None
+        self.url = base_url(self._listening)
+        self.listeners: list[Callable[[reports.Report | Ended], None]] = []
+        self.is_ending = False
+        self.ended = asyncio.Event()
+
+    @property
+    def app_name(self) -> str:
+        """The app's own name, without its owner."""
+        return self._app.name.removeprefix(f"{OWNER}/") if self._app is not None else ""
+
+    @property
+    def app_url(self) -> str:
+        """Where the app is called directly."""
+        return f"{self.url}/run/{OWNER}/{self.app_name}"
+
+    @property
+    def replica_pid(self) -> int | None:
+        """The process id of the replica, None between two."""
+        return self._replica.pid
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Serves inside the block; at its end, everything is ended in order."""
+        with contextlib.ExitStack() as stack:
+            if self._database_url is None:
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="polyrank-"))
+                self._database_url = f"sqlite:///{Path(folder) / 'requests.db'}"
+            self._server = server = Server(self._database_url)
+            server.apps.expect()
+            async with serving(build(server), self._listening, grace_s=3600) as self._serving:
+                async with asyncio.TaskGroup() as self._tasks:
+                    keeping = self._tasks.create_task(self._replica.keep())
+                    try:
+                        yield
+                    finally:
+                        await self._end_in_order(keeping)
+
+    def end(self) -> None:
+        """Asks everything to end: in order, and at once the second time."""
+        if not self.is_ending:
+            self.is_ending = True
+            self.ended.set()
+            return
+        self._replica.kill()
+        if self._serving is not None:
+            self._serving.end(at_once=True)
+
+    async def restart(self) -> None:
+        """Starts the replica again; requests wait for it."""
+        await self._replica.restart()
+
+    async def _end_in_order(self, keeping: asyncio.Task[None]) -> None:
+        """The replica gets its grace period; what it is answering is passed on to the callers."""
+        self.is_ending = True
+        if self._serving is not None:
+            self._serving.end()
+        if self._server is not None:
+            self._server.take_no_more()
+        await self._replica.end()
+        keeping.cancel()
+        if self._app is not None:
+            self._app.is_gone("the server is ending")
+        if self._serving is not None:
+            # Answers are on their way still; whoever does not take them does not hold us up.
+            serving = self._serving
+            asyncio.get_running_loop().call_later(LAST_MOMENT_S, lambda: serving.end(at_once=True))
+
+    def _hear(self, report: reports.Report | Ended) -> None:
+        assert self._server is not None
+        match report:
+            case reports.Loaded():
+                self._host(report)
+            case reports.Loading() if self._app is not None:
+                self._app.is_loading(report)
+            case reports.Ready() if self._app is not None:
+                self._app.is_ready(report)
+            case reports.Line():
+                self._server.add_line(report)
+            case Ended() if self._app is not None:
+                self._app.is_gone("" if report.was_ready else report.reason, report.pause_s)
+            case Ended():
+                self._server.apps.settle()  # it failed before its name was known
+        for listener in self.listeners:
+            listener(report)
+
+    def _host(self, report: reports.Loaded) -> None:
+        assert self._server is not None
+        name = f"{OWNER}/{report.app}"
+        if self._app is not None and self._app.name != name:
+            self._server.unhost(self._app.name)
+            self._app = None
+        if self._app is None:
+            self._app = self._server.host(name, report.limits)
+        self._app.is_starting(report.limits)

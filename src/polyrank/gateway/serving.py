@@ -1,0 +1,97 @@
+"""uvicorn as a part of a program: started, ended and waited for, with no signals of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from polyrank.errors import PolyrankError
+
+KEEP_ALIVE_S = 300
+BACKLOG = 2048
+
+
+class AddressTaken(PolyrankError):
+    """The address to listen on cannot be had."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; port 0 picks a free one. Raises AddressTaken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise AddressTaken(
+            f"cannot listen on {host} port {port}: {error.strerror or error}; "
+            "another --port may be free, 0 picks one"
+        ) from error
+
+
+def base_url(listening: socket.socket, *, is_tls: bool = False) -> str:
+    """The URL under which this machine reaches a socket that listens."""
+    host, port = listening.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    scheme = "https" if is_tls else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+class Serving(uvicorn.Server):
+    """An application being served; ``end`` is what signals are for in uvicorn itself."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ending = asyncio.Event()
+
+    def end(self, *, at_once: bool = False) -> None:
+        """Takes no more requests; waits for those that run unless ``at_once``."""
+        self.force_exit = self.force_exit or at_once
+        self.should_exit = True
+        self._ending.set()
+
+    async def main_loop(self) -> None:
+        """Waits for the end. uvicorn's own looks ten times a second, and for the Date header."""
+        await self._ending.wait()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves signals to the program."""
+        yield
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    api: ASGIApp,
+    listening: socket.socket,
+    *,
+    grace_s: float,
+    certificate: tuple[str, str] | None = None,
+) -> AsyncIterator[Serving]:
+    """Serves ``api`` inside the block; requests get ``grace_s`` at its end.
+
+    ``certificate`` are the files of a certificate and its key: with them, it speaks TLS.
+    """
+    cert_file, key_file = certificate or (None, None)
+    config = uvicorn.Config(
+        api,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(1, round(grace_s)),
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        date_header=False,
+        server_header=False,
+        ssl_certfile=cert_file,
+        ssl_keyfile=key_file,
+    )
+    server = Serving(config)
+    task = asyncio.create_task(server.serve(sockets=[listening]))
+    try:
+        yield server
+    finally:
+        server.end()
+        await task
