@@ -82,11 +82,33 @@ export async function submit(app, path, input, idempotencyKey) {
   return (await send(url, { method: "POST", json: input, headers })).json();
 }
 
-/** The statuses of a queued request, one for each change, until it is done. */
-export async function* watchStatus(app, id, signal) {
-  const url = `/queue/${app}/requests/${id}/status/stream?logs=1`;
-  const response = await send(url, { headers: { accept: "text/event-stream" }, signal });
-  for await (const { data } of readEvents(response.body)) yield JSON.parse(data);
+/**
+ * The statuses of a queued request, one for each change, until it is done: `{ id, data }`. Each has
+ * the lines of the log that are new since the one with the id `after`.
+ */
+export function watchStatus(app, id, after, signal) {
+  return watch(`/queue/${app}/requests/${id}/status/stream?logs=1`, after, signal);
+}
+
+/** The events that a streaming endpoint answers: `{ id, data }`, those behind `after`. */
+export function watchEvents(app, id, after, signal) {
+  return watch(`/queue/${app}/requests/${id}/events`, after, signal);
+}
+
+async function* watch(url, after, signal) {
+  const headers = { accept: "text/event-stream", "last-event-id": String(after) };
+  const response = await send(url, { headers, signal });
+  for await (const { id, data } of readEvents(response.body)) {
+    yield { id: Number(id), data: parsed(data) };
+  }
+}
+
+function parsed(data) {
+  try {
+    return JSON.parse(data);
+  } catch {
+    return data;
+  }
 }
 
 /** The answer of a queued request, as a Response. */
@@ -103,13 +125,6 @@ export async function cancel(app, id) {
     if (error.status === 400 || error.status === 404) return false;
     throw error;
   }
-}
-
-/** Calls an endpoint at once; the Response may be a stream of events. */
-export function call(app, path, input, signal) {
-  const headers = { accept: "text/event-stream, application/json" };
-  const url = `/run/${app}${path === "/" ? "" : path}`;
-  return send(url, { method: "POST", json: input, headers, signal });
 }
 
 /**

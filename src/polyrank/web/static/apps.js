@@ -20,12 +20,12 @@ async function show() {
 
 function card({ name, state, endpoints }) {
   const cut = name.lastIndexOf("/");
-  const paths = endpoints.map(({ path, summary }) => h("li", { title: summary }, path));
+  const paths = endpoints.map(({ path }) => h("li", {}, path));
   return h("li", {},
     h("a", { class: "card", href: `/playground/${name}` },
       h("span", { class: "title" },
         h("span", { class: "owner" }, `${name.slice(0, cut)}/`), name.slice(cut + 1)),
-      h("span", { class: `state ${state}` }, state),
+      h("span", { class: state === "ready" || state === "failed" ? `state ${state}` : "state" }, state),
       h("ul", { class: "paths" }, ...paths),
       icon("arrow")));
 }

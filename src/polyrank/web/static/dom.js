@@ -52,9 +52,19 @@ export function uniqueId(prefix = "id") {
 
 /** Copies text, and says so on the button that was pressed. */
 export async function copy(text, button) {
-  await navigator.clipboard.writeText(text);
+  if (navigator.clipboard) await navigator.clipboard.writeText(text);
+  else copyByHand(text);
   button.classList.add("done");
   setTimeout(() => button.classList.remove("done"), 1200);
+}
+
+/** Copies on pages that came over plain HTTP, which get no clipboard. */
+function copyByHand(text) {
+  const area = h("textarea", { value: text, class: "unseen" });
+  document.body.append(area);
+  area.select();
+  document.execCommand("copy");
+  area.remove();
 }
 
 /** Bytes in words: 1.4 MB. */

@@ -68,7 +68,7 @@ export class Output {
     const { run } = this;
     if (!run) return;
     const spent = run.isOver ? run.seconds : (Date.now() - run.startedAt) / 1000;
-    const reason = run.isOver ? "" : (run.reason || ahead(run));
+    const reason = run.isOver ? "" : run.isCancelling ? "cancelling" : run.reason;
     this.status.className = `status ${run.state}`;
     this.status.replaceChildren(
       h("span", { class: "dot" }),
@@ -156,11 +156,6 @@ function idle() {
     h("img", { src: "/static/favicon.svg", alt: "", width: 56, height: 56 }),
     h("p", {}, "The result appears here."),
     h("p", { class: "faint" }, h("kbd", {}, "Ctrl"), " ", h("kbd", {}, "Enter"), " runs, ", h("kbd", {}, "Esc"), " cancels"));
-}
-
-function ahead({ state, position }) {
-  if (state !== "queued" || position === null) return "";
-  return position === 0 ? "next" : `${position} ahead`;
 }
 
 /** An event of a stream as a line, without its pictures. */

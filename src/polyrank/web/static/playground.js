@@ -118,13 +118,14 @@ class Playground {
   }
 
   async start() {
-    if (!this.endpoint || (this.run && !this.run.isOver)) return;
-    this.form.clearProblems();
+    if (!this.endpoint || at("run").disabled || (this.run && !this.run.isOver)) return;
     const { endpoint, form } = this;
+    form.clearProblems();
     at("run").disabled = true;
     await form.settled;
     const run = new Run(this.app, endpoint, form.value);
     this.show(run);
+    document.querySelector(".output").scrollIntoView({ block: "nearest", behavior: "smooth" });
     await run.start();
   }
 

@@ -3,14 +3,13 @@
 import * as api from "./api.js";
 import { ApiError } from "./api.js";
 import { previewOf } from "./media.js";
-import { readEvents } from "./sse.js";
 
 const MOST_EVENTS = 500;
 const FIRST_PAUSE_MS = 300;
 const LONGEST_PAUSE_MS = 10_000;
 
 /**
- * Runs through the queue, or as a stream, and dispatches `change` whenever something is new.
+ * Runs through the queue, streams too, and dispatches `change` whenever something is new.
  *
  * `state` is sending, queued, running, lost (the connection, not the request), completed, failed
  * or cancelled.
@@ -21,7 +20,7 @@ export class Run extends EventTarget {
     this.app = app;
     this.endpoint = endpoint;
     this.input = input;
-    this.id = crypto.randomUUID?.() ?? String(Math.random()).slice(2);
+    this.id = uniqueName();
     this.requestId = null;
     this.state = "sending";
     this.startedAt = Date.now();
@@ -35,7 +34,11 @@ export class Run extends EventTarget {
     this.events = [];
     this.result = undefined;
     this.error = null;
+    this.broken = null; // the error that a stream ended with
     this.stopper = new AbortController();
+    // How many lines of the log and how many events have been read.
+    this.lines = 0;
+    this.told = 0;
   }
 
   get isOver() {
@@ -44,7 +47,15 @@ export class Run extends EventTarget {
 
   /** Runs to the end; never raises. */
   async start() {
-    await this.guard(() => (this.endpoint.kind === "stream" ? this.stream() : this.queue()));
+    await this.guard(async () => {
+      this.change();
+      const { app, endpoint, input, id } = this;
+      const submitted = await this.retrying(() => api.submit(app, endpoint.path, input, id));
+      this.requestId = submitted.request_id;
+      this.note(submitted);
+      if (this.isUnwanted) await api.cancel(app, this.requestId);
+      await this.follow();
+    });
   }
 
   /** Follows a request that was queued before. */
@@ -54,18 +65,17 @@ export class Run extends EventTarget {
     await this.guard(() => this.follow());
   }
 
-  /** Ends the work on the server too. */
+  /** Has the work ended on the server. */
   async cancel() {
     if (this.isOver) return;
-    if (!this.requestId) {
-      this.stopper.abort(); // the server takes a caller who has gone for a cancel
-      return;
-    }
-    this.reason = "cancelling";
+    this.isUnwanted = true;
+    this.isCancelling = true;
     this.change();
+    if (!this.requestId) return;
     try {
       await api.cancel(this.app, this.requestId);
     } catch (error) {
+      this.isCancelling = false;
       this.reason = `not cancelled: ${error.message}`;
       this.change();
     }
@@ -81,68 +91,48 @@ export class Run extends EventTarget {
     try {
       await work();
     } catch (error) {
-      if (this.isLeft) return;
-      if (error.name === "AbortError") this.finish("cancelled");
-      else this.fail(error instanceof ApiError ? error : new ApiError(0, error.message));
+      if (!this.isLeft) this.fail(error instanceof ApiError ? error : new ApiError(0, error.message));
     }
   }
 
-  async queue() {
-    this.change();
-    const submitted = await this.retrying(() =>
-      api.submit(this.app, this.endpoint.path, this.input, this.id),
-    );
-    this.requestId = submitted.request_id;
-    this.state = "queued";
-    this.position = submitted.queue_position;
-    this.change();
-    if (this.stopper.signal.aborted) await api.cancel(this.app, this.requestId);
-    await this.follow();
-  }
-
-  /** Watches the request's status, again after a broken connection, then fetches its result. */
+  /** Watches the request to its end, across broken connections, then takes its result. */
   async follow() {
-    const { signal } = this.stopper;
-    const status = await this.retrying(async () => {
-      for await (const each of api.watchStatus(this.app, this.requestId, signal)) {
-        this.note(each);
-        if (each.status === "COMPLETED") return each;
-      }
-      throw new ApiError(0, "The connection ended before the request did", "unreachable");
-    });
+    const { app, requestId, stopper } = this;
+    const isStream = this.endpoint.kind === "stream";
+    const events = isStream ? this.retrying(() => this.watchEvents()) : null;
+    events?.catch(() => {}); // awaited below, unless the request fails first
+    const status = await this.retrying(() => this.watchStatus());
     this.seconds = status.metrics?.inference_time ?? null;
-    if (status.error_type === "client_cancelled") return this.finish("cancelled");
-    const answer = await this.retrying(() => api.fetchResult(this.app, this.requestId, signal));
-    if (isStream(answer)) return this.readStream(answer);
-    this.result = await readBody(answer);
-    return this.finish("completed");
-  }
-
-  async stream() {
-    this.change();
-    const answer = await api.call(this.app, this.endpoint.path, this.input, this.stopper.signal);
-    if (isStream(answer)) return this.readStream(answer);
-    this.result = await readBody(answer);
-    return this.finish("completed");
-  }
-
-  async readStream(answer) {
-    this.state = "running";
-    this.change();
-    for await (const { event, data } of readEvents(answer.body)) {
-      if (data === "[DONE]") break;
-      const value = parsed(data);
-      if (event === "error" || value?.error_type) {
-        throw new ApiError(502, value?.detail ?? value?.error ?? data, value?.error_type ?? "");
-      }
-      this.noteEvent(value);
+    await events;
+    if (status.error || this.result === undefined) {
+      const answer = await this.retrying(() => api.fetchResult(app, requestId, stopper.signal));
+      this.result = await readBody(answer);
     }
-    if (this.result === undefined) throw new ApiError(502, "The stream ended without an event");
+    if (this.broken) throw this.broken;
     this.finish("completed");
   }
 
+  async watchStatus() {
+    const { app, requestId, stopper } = this;
+    for await (const { id, data } of api.watchStatus(app, requestId, this.lines, stopper.signal)) {
+      this.lines = id;
+      this.note(data);
+      if (data.status === "COMPLETED") return data;
+    }
+    throw new ApiError(0, "The connection ended before the request did", "unreachable");
+  }
+
+  async watchEvents() {
+    const { app, requestId, stopper } = this;
+    for await (const { id, data } of api.watchEvents(app, requestId, this.told, stopper.signal)) {
+      this.told = id;
+      if (data === "[DONE]") continue;
+      if (data?.error_type) this.broken = new ApiError(500, data.detail ?? data.error, data.error_type);
+      else this.noteEvent(data);
+    }
+  }
+
   noteEvent(value) {
-    this.state = "running";
     this.events.push(value);
     if (this.events.length > MOST_EVENTS) this.events.shift();
     this.progress = progressOf(value) ?? this.progress;
@@ -154,8 +144,7 @@ export class Run extends EventTarget {
   note(status) {
     this.position = status.queue_position ?? null;
     this.reason = status.reason ?? "";
-    this.progress = progressOf(status) ?? this.progress;
-    if (Array.isArray(status.logs)) this.logs = merged(this.logs, status.logs);
+    this.logs.push(...(status.logs ?? []));
     if (status.status === "IN_QUEUE") this.state = "queued";
     if (status.status === "IN_PROGRESS") this.state = "running";
     this.change();
@@ -163,16 +152,16 @@ export class Run extends EventTarget {
 
   /** Tries again, with growing pauses, while nobody answers: the server may be starting anew. */
   async retrying(work) {
-    const before = this.state;
+    const isFirst = this.state === "sending";
     for (let pause = FIRST_PAUSE_MS; ; pause = Math.min(2 * pause, LONGEST_PAUSE_MS)) {
       try {
         return await work();
       } catch (error) {
-        const isTransient = error.status === 0 || error.status === 429 || error instanceof TypeError;
-        if (!isTransient || this.stopper.signal.aborted) throw error;
-        if (before === "sending" && error.status === 0) throw error;
-        this.state = error.status === 429 ? this.state : "lost";
-        this.reason = error.status === 429 ? "the queue is full" : "";
+        const isLost = error.status === 0 || error.status === 503 || error instanceof TypeError;
+        const isFull = error.status === 429;
+        if (this.isLeft || this.isUnwanted && isFirst || !(isFull || isLost && !isFirst)) throw error;
+        if (isLost) this.state = "lost";
+        this.reason = isFull ? "the queue is full" : "";
         this.change();
         await rested(pause, this.stopper.signal);
       }
@@ -181,7 +170,7 @@ export class Run extends EventTarget {
 
   fail(error) {
     this.error = error;
-    this.finish(error.status === 499 ? "cancelled" : "failed");
+    this.finish(error.status === 499 || this.isUnwanted && !this.requestId ? "cancelled" : "failed");
   }
 
   finish(state) {
@@ -196,10 +185,6 @@ export class Run extends EventTarget {
   }
 }
 
-function isStream(answer) {
-  return (answer.headers.get("content-type") ?? "").startsWith("text/event-stream");
-}
-
 /** An answer's body: JSON, text, or a file with a URL of its own. */
 async function readBody(answer) {
   const type = answer.headers.get("content-type") ?? "";
@@ -210,12 +195,10 @@ async function readBody(answer) {
   return { url: URL.createObjectURL(blob), content_type: type, file_size: blob.size };
 }
 
-function parsed(data) {
-  try {
-    return JSON.parse(data);
-  } catch {
-    return data;
-  }
+/** A name for a run. `crypto.randomUUID` is not there on pages that came over plain HTTP. */
+function uniqueName() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 /** How much of the work an event says is done, from 0 to 1. */
@@ -224,12 +207,6 @@ export function progressOf(event) {
   if (typeof progress === "number") return Math.min(1, progress > 1 ? progress / 100 : progress);
   const all = total ?? steps;
   return typeof step === "number" && all > 0 ? Math.min(1, step / all) : null;
-}
-
-/** Logs with those that are new: a status brings all so far, or only what came since. */
-function merged(before, logs) {
-  const seen = new Set(before.map((each) => JSON.stringify(each)));
-  return [...before, ...logs.filter((each) => !seen.has(JSON.stringify(each)))];
 }
 
 function rested(milliseconds, signal) {
