@@ -14,6 +14,7 @@ endif
 
 GPUS ?= 2
 TORCHVISION := .tools/torchvision
+CHROMIUM := .tools/chromium
 
 .PHONY: demo test lint types layers unit bench-runner bench-runner-gpu bench-peers clean
 demo: $(VENV)/.installed
@@ -31,7 +32,7 @@ types: $(VENV)/.installed
 layers: $(VENV)/.installed
 	$(VENV)/bin/lint-imports --no-cache
 
-unit: $(VENV)/.installed $(TORCHVISION)
+unit: $(VENV)/.installed $(TORCHVISION) $(CHROMIUM)
 	$(PY) -m pytest
 
 # What the engine itself costs, on this machine.
@@ -61,6 +62,10 @@ $(VENV)/.installed: pyproject.toml $(VENV)/bin/pip
 # by all that find it, and PyPI's does not import beside a CPU torch.
 $(TORCHVISION): $(VENV)/bin/pip
 	$(PY) -m pip install -q --no-deps --retries 1 $(TORCH_FROM) --target $@ '$(TORCHVISION_PIN)'
+
+# The browser of the web pages' tests; they say so and are skipped where none can be had.
+$(CHROMIUM): $(VENV)/.installed
+	$(PY) tests/programs/chromium.py $@
 
 clean:
 	rm -rf $(VENV) .tools demo

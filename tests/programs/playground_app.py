@@ -3,7 +3,6 @@
 import asyncio
 import io
 import json
-import logging
 import struct
 import wave
 from collections.abc import AsyncIterator
@@ -17,8 +16,6 @@ from pydantic import BaseModel, Field
 import polyrank
 from polyrank.errors import FieldException
 from polyrank.toolkit import Audio, File, Image, ImageSizeInput, datauri, get_image_size
-
-log = logging.getLogger("playground_app")
 
 
 class Border(BaseModel):
@@ -115,7 +112,7 @@ class PlaygroundApp(polyrank.App):
     async def work(self, request: Count) -> dict[str, Any]:
         """Takes its time."""
         for step in range(request.number):
-            log.info("step %d of %d", step + 1, request.number)
+            print(f"step {step + 1} of {request.number}", flush=True)
             await asyncio.sleep(request.seconds)
         return {"counted": request.number}
 
