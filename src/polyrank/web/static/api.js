@@ -127,6 +127,13 @@ export async function cancel(app, id) {
   }
 }
 
+/** A token that opens websockets of an app for a minute; null where no key is in use. */
+export async function fetchToken(app) {
+  if (!key.value) return null;
+  const json = { allowed_apps: [app], token_expiration: 60 };
+  return (await send("/tokens/", { method: "POST", json })).json();
+}
+
 /**
  * Puts a file where apps can read it, and returns its URL: in the server's file store, or, on a
  * server without one, in the URL itself.

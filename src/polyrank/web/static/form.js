@@ -71,7 +71,7 @@ export class Form {
   }
 
   /** Shows what is wrong at the fields that it is wrong with. `problems` are `{ loc, msg }`. */
-  showProblems(problems) {
+  showProblems(problems, { focus = true } = {}) {
     this.clearProblems();
     const places = problems.map(({ loc, msg }) => [this.find(loc), sentence(msg), loc]);
     for (const [control, text] of places) control?.showProblem(text);
@@ -80,7 +80,7 @@ export class Form {
       this.general.textContent = homeless.map(([, text, loc]) => `${loc.join(".")}: ${text}`).join("\n");
       this.general.hidden = false;
     }
-    places.find(([control]) => control)?.[0].focus();
+    if (focus) places.find(([control]) => control)?.[0].focus();
   }
 
   /** The control that an error's path leads to, or the last one on the way. */

@@ -44,7 +44,8 @@ export class History {
 
 /** What is kept of a run. */
 export async function remembered(run) {
-  const isLarge = JSON.stringify(run.result ?? null).length > MOST_LETTERS;
+  const json = JSON.stringify(run.result ?? null);
+  const isKept = json.length <= MOST_LETTERS && !json.includes('"blob:'); // gone with the page
   return {
     id: run.id,
     app: run.app,
@@ -55,7 +56,7 @@ export async function remembered(run) {
     requestId: run.requestId,
     state: run.state,
     seconds: run.seconds,
-    result: isLarge ? undefined : run.result,
+    result: isKept ? run.result : undefined,
     error: run.error && { status: run.error.status, detail: run.error.detail, type: run.error.type },
     logs: run.logs,
     thumb: run.thumb ?? null,

@@ -7,7 +7,7 @@ import { Tabs } from "./tabs.js";
 import { tree } from "./tree.js";
 
 const WORDS = {
-  sending: "Sending", queued: "Queued", running: "Running", lost: "Connection lost, trying again",
+  connecting: "Connecting", connected: "Connected", sending: "Sending", queued: "Queued", running: "Running", lost: "Connection lost, trying again",
   completed: "Completed", failed: "Failed", cancelled: "Cancelled",
 };
 
@@ -87,7 +87,7 @@ export class Output {
 
   showProgress() {
     const { isOver, progress } = this.run;
-    this.progress.hidden = isOver;
+    this.progress.hidden = isOver || this.run.isLive;
     this.progress.classList.toggle("unknown", progress === null);
     this.bar.style.width = progress === null ? "" : `${100 * progress}%`;
     this.progress.setAttribute("role", "progressbar");

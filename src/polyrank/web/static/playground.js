@@ -9,6 +9,7 @@ import { findMedia } from "./media.js";
 import { Output } from "./output.js";
 import { Run } from "./run.js";
 import { readEndpoints } from "./schema.js";
+import { Session } from "./session.js";
 import { Strip } from "./strip.js";
 import { makeTools } from "./tools.js";
 
@@ -60,7 +61,6 @@ class Playground {
 
   choose(path) {
     const endpoint = this.endpoints.find((each) => each.path === path);
-    at("run").disabled = !endpoint;
     if (!endpoint) return at("form").replaceChildren(h("p", { class: "nothing" }, "This app has no endpoint to call."));
     at("endpoint").value = path;
     at("about").textContent = endpoint.help;
@@ -69,6 +69,8 @@ class Playground {
     this.form = this.forms.get(path);
     this.form.isJson = document.querySelector("[name=mode]:checked").value === "json";
     at("form").replaceChildren(this.form.element);
+    if (this.run?.isLive && this.run.endpoint !== endpoint) this.run.cancel();
+    this.showButtons(this.run);
     this.showCode();
   }
 
@@ -78,17 +80,16 @@ class Playground {
   }
 
   listen() {
-    at("run").append(icon("play"), "Run");
-    at("cancel").append(icon("stop"), "Cancel");
     at("hint").append(h("kbd", {}, "Ctrl"), h("kbd", {}, "↵"));
     at("run").addEventListener("click", () => this.start());
     at("cancel").addEventListener("click", () => this.run?.cancel());
+    at("finish").addEventListener("click", () => this.run?.end());
     at("reset").addEventListener("click", () => this.reset());
     at("endpoint").addEventListener("change", () => this.choose(at("endpoint").value));
     for (const each of document.querySelectorAll("[name=mode]")) {
       each.addEventListener("change", () => this.choose(this.endpoint.path));
     }
-    at("form").addEventListener("input", () => this.showCode());
+    at("form").addEventListener("input", () => this.onInput());
     addEventListener("keydown", (event) => this.onKey(event));
     addEventListener("paste", (event) => this.onPaste(event));
     addEventListener("hashchange", () => this.followAddress());
@@ -102,6 +103,12 @@ class Playground {
       event.preventDefault();
       this.start();
     } else if (event.key === "Escape" && this.run && !this.run.isOver) this.run.cancel();
+  }
+
+  onInput() {
+    this.showCode();
+    const isAsked = this.endpoint.kind === "realtime" && !this.run?.takesMany;
+    if (this.run?.isLive && isAsked) this.run.send(this.form.value);
   }
 
   onPaste(event) {
@@ -118,12 +125,14 @@ class Playground {
   }
 
   async start() {
-    if (!this.endpoint || at("run").disabled || (this.run && !this.run.isOver)) return;
     const { endpoint, form } = this;
+    if (this.run?.isLive) return this.run.send(form.value);
+    if (!endpoint || at("run").disabled || (this.run && !this.run.isOver)) return;
     form.clearProblems();
     at("run").disabled = true;
     await form.settled;
-    const run = new Run(this.app, endpoint, form.value);
+    const isSocket = endpoint.kind === "realtime" || endpoint.kind === "websocket";
+    const run = new (isSocket ? Session : Run)(this.app, endpoint, form.value);
     this.show(run);
     document.querySelector(".output").scrollIntoView({ block: "nearest", behavior: "smooth" });
     await run.start();
@@ -147,9 +156,8 @@ class Playground {
   }
 
   note(run) {
-    at("cancel").hidden = run.isOver;
-    at("run").hidden = !run.isOver;
-    at("run").disabled = !run.isOver;
+    this.showButtons(run);
+    if (run.isLive) this.form.showProblems(run.problems, { focus: false });
     if (run.requestId !== run.linkedId || run.linkedId === undefined) {
       run.linkedId = run.requestId;
       const { path } = run.endpoint;
@@ -160,6 +168,19 @@ class Playground {
       run.isKept = true;
       this.finish(run);
     }
+  }
+
+  showButtons(run) {
+    const isIdle = !run || run.isOver;
+    const isLive = Boolean(run?.isLive);
+    at("run").hidden = !isIdle && !isLive;
+    at("run").disabled = !isIdle && !isLive;
+    at("cancel").hidden = isIdle;
+    at("finish").hidden = !isLive || !run.takesMany;
+    const isSocket = ["realtime", "websocket"].includes(this.endpoint?.kind);
+    const words = isLive ? ["Send", "Disconnect"] : [isSocket ? "Connect" : "Run", "Cancel"];
+    at("run").replaceChildren(icon("play"), words[0]);
+    at("cancel").replaceChildren(icon("stop"), words[1]);
   }
 
   async finish(run) {
@@ -181,10 +202,9 @@ class Playground {
     if (!this.endpoints.some(({ path }) => path === past.path)) return;
     this.choose(past.path);
     this.fill(past.input);
-    if (past.requestId && !["completed", "failed", "cancelled"].includes(past.state)) {
-      this.attach(past);
-      return;
-    }
+    const isOpen = !["completed", "failed", "cancelled"].includes(past.state);
+    const isElsewhere = past.state === "completed" && past.result === undefined;
+    if (past.requestId && (isOpen || isElsewhere)) return this.attach(past);
     const run = new Run(this.app, this.endpoint, past.input);
     const { id, requestId, state, seconds, result, logs } = past;
     const error = past.error && new ApiError(past.error.status, past.error.detail, past.error.type);

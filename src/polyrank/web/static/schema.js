@@ -10,31 +10,52 @@ const FILE_URL = /(?:^|_)(image|video|audio|file|mask)s?_urls?$/;
 const LONG_TEXT = /prompt|text|lyrics|script|message|description|caption|instruction|context/i;
 // More steps than this are no slider: a pixel would stand for many of them.
 const MAX_SLIDER_STEPS = 2000;
+// The input of websockets that say nothing about theirs.
+const MESSAGE = { kind: "text", name: "message", title: "Message", required: true, isLong: true };
+const ANY_MESSAGE = {
+  websocket: { kind: "group", name: "", title: "", fields: [MESSAGE] },
+  realtime: { kind: "any", name: "", title: "Message", required: true },
+};
 
 /** The endpoints of an app, in its order. */
 export function readEndpoints(document) {
-  const paths = document["x-fal-order-paths"] ?? Object.keys(document.paths ?? {});
-  return paths
+  const paths = new Set([...(document["x-fal-order-paths"] ?? []), ...Object.keys(document.paths ?? {})]);
+  return [...paths]
     .filter((path) => document.paths[path] && !path.endsWith("/{token}/{name}"))
     .map((path) => readEndpoint(document, path));
 }
 
 function readEndpoint(document, path) {
   const item = document.paths[path];
+  if (item["x-fal-protocol"]) return readWebSocket(document, path, item);
   const operation = item.post ?? item.get ?? {};
   const schema = operation.requestBody?.content?.["application/json"]?.schema;
   return {
     path,
     title: operation.summary ?? path,
     help: firstParagraph(operation.description),
-    kind: kindOf(path, item, operation),
+    kind: kindOf(path, operation),
     input: schema ? readField(document, schema, { name: "", required: true }) : null,
   };
 }
 
-function kindOf(path, item, operation) {
-  const protocol = operation["x-fal-protocol"] ?? item["x-fal-protocol"];
-  if (protocol) return protocol;
+/** A realtime endpoint, whose messages have a schema, or a plain websocket, whose have none. */
+function readWebSocket(document, path, item) {
+  const { type, operationId = path, input, realtimeMode: mode, contentType } = item["x-fal-protocol"];
+  const isRealtime = type === "realtime" && Object.keys(input ?? {}).length > 0;
+  const words = operationId.replaceAll("_", " ");
+  return {
+    path,
+    title: words[0].toUpperCase() + words.slice(1),
+    help: "",
+    kind: type,
+    mode,
+    contentType,
+    input: isRealtime ? readField(document, input, { name: "", required: true }) : ANY_MESSAGE[type],
+  };
+}
+
+function kindOf(path, operation) {
   const streams = operation.responses?.["200"]?.content?.["text/event-stream"];
   return streams || /(^|\/|-|_)stream(ing)?($|\/|-|_)/.test(path) ? "stream" : "call";
 }
