@@ -6,13 +6,16 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
+from polyrank_program import ROOT
 
 Open = Callable[..., Page]
 
@@ -485,3 +488,42 @@ def test_events_are_read_however_they_are_cut(open_page: Open) -> None:
         {"event": "message", "id": "1", "data": '{"a": "é"}'},
         {"event": "end", "id": None, "data": "x\ny"},
     ]
+
+
+@pytest.mark.parametrize("path", ["/", "/stream"])
+@pytest.mark.parametrize("language", ["Python", "JavaScript"])
+def test_the_code_that_is_shown_makes_the_same_call(
+    open_page: Open, tmp_path: Path, language: str, path: str
+) -> None:
+    page = open_page()
+    prompt = 'it\'s "quoted"\n${x} \\ 海'
+    if path == "/":
+        page.get_by_label("Prompt").first.fill(prompt)
+        page.get_by_text("custom").click()
+    else:
+        count(page, 2, 0.0, path)
+    if language == "Python":
+        pytest.importorskip("polyrank.client", reason="the client is not there yet")
+        file, command = tmp_path / "call.py", [sys.executable]
+    else:
+        modules = ROOT / "tests" / "e2e" / "server" / "js" / "node_modules"
+        node = Path(sys.executable).with_name("node")
+        if not modules.exists():
+            pytest.skip("the npm client is not installed: make test does")
+        (tmp_path / "node_modules").symlink_to(modules)
+        file, command = tmp_path / "call.mjs", [str(node if node.exists() else "node")]
+    file.write_text(code(page, language))
+    called = subprocess.run([*command, str(file)], capture_output=True, text=True, timeout=60)
+    assert called.returncode == 0, called.stderr
+    if path == "/":
+        assert "seed" in called.stdout and "quoted" in called.stdout
+        run(page)  # the form's own call
+        expect(status(page)).to_have_text("Completed")
+        with httpx.Client() as client:
+            base = page.url.split("/playground/")[0] + "/queue/local/playground-app/requests"
+            ids = [each["request_id"] for each in client.get(base).json()["requests"][:2]]
+            ours, theirs = (client.get(f"{base}/{id}").json()["asked"] for id in ids)
+        assert ours == theirs
+        assert ours["prompt"] == prompt
+    else:
+        assert called.stdout.count("preview_image") == 2

@@ -135,8 +135,8 @@ export class Output {
 
   /** The call in other languages. */
   showCode(call) {
-    const blocks = Object.entries(LANGUAGES).map(([name, make]) => {
-      const code = make(call);
+    const written = Object.entries(LANGUAGES).map(([name, make]) => [name, make(call)]);
+    const blocks = written.filter(([, code]) => code !== null).map(([name, code]) => {
       const button = h("button", { type: "button", class: "plain copy", "aria-label": `Copy the ${name} code`,
         onclick: () => copy(code, button) }, icon("copy"), "Copy");
       return h("section", {}, h("h3", {}, name), button,

@@ -206,12 +206,13 @@ class Playground {
     const isElsewhere = past.state === "completed" && past.result === undefined;
     if (past.requestId && (isOpen || isElsewhere)) return this.attach(past);
     const run = new Run(this.app, this.endpoint, past.input);
-    const { id, requestId, state, seconds, result, logs } = past;
-    const error = past.error && new ApiError(past.error.status, past.error.detail, past.error.type);
-    Object.assign(run, { id, requestId, state, seconds, result, logs, error, isKept: true, startedAt: past.at });
+    const { id, requestId, seconds, result, logs, error } = past;
+    // What was neither over nor kept on the server ended with its page.
+    run.state = isOpen ? "cancelled" : past.state;
+    run.error = error && new ApiError(error.status, error.detail, error.type);
+    Object.assign(run, { id, requestId, seconds, result, logs, startedAt: past.at, isKept: true });
     this.show(run);
-    this.strip.show(run.id);
-    if (error?.problems.length) this.form.showProblems(error.problems);
+    if (run.error?.problems.length) this.form.showProblems(run.error.problems);
   }
 
   showCode() {

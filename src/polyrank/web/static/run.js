@@ -24,7 +24,6 @@ export class Run extends EventTarget {
     this.requestId = null;
     this.state = "sending";
     this.startedAt = Date.now();
-    this.endedAt = null;
     this.seconds = null;
     this.position = null;
     this.reason = "";
@@ -175,8 +174,7 @@ export class Run extends EventTarget {
 
   finish(state) {
     this.state = state;
-    this.endedAt = Date.now();
-    this.seconds ??= (this.endedAt - this.startedAt) / 1000;
+    this.seconds ??= (Date.now() - this.startedAt) / 1000;
     this.change();
   }
 
@@ -196,7 +194,7 @@ async function readBody(answer) {
 }
 
 /** A name for a run. `crypto.randomUUID` is not there on pages that came over plain HTTP. */
-function uniqueName() {
+export function uniqueName() {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

@@ -3,12 +3,18 @@
 import { fetchToken, ApiError } from "./api.js";
 import { decode, encode } from "./msgpack.js";
 import { previewOf } from "./media.js";
+import { uniqueName } from "./run.js";
 
 const MOST_EVENTS = 200;
 // Changes that come faster are not all sent: the newest is.
 const PAUSE_MS = 60;
 const NORMAL = [1000, 1001, 1005];
-const SIGNATURES = { "image/jpeg": [0xff, 0xd8, 0xff], "image/png": [0x89, 0x50, 0x4e, 0x47], "image/webp": [0x52, 0x49, 0x46, 0x46] };
+// The first bytes of pictures: binary outputs have no content type.
+const SIGNATURES = {
+  "image/jpeg": [0xff, 0xd8, 0xff],
+  "image/png": [0x89, 0x50, 0x4e, 0x47],
+  "image/webp": [0x52, 0x49, 0x46, 0x46],
+};
 
 /**
  * A websocket to an endpoint, seen like a Run: it dispatches `change`, and `state` is connecting,
@@ -17,10 +23,23 @@ const SIGNATURES = { "image/jpeg": [0xff, 0xd8, 0xff], "image/png": [0x89, 0x50,
 export class Session extends EventTarget {
   constructor(app, endpoint, input) {
     super();
-    Object.assign(this, { app, endpoint, input, id: crypto.getRandomValues(new Uint32Array(4)).join("") });
-    Object.assign(this, { state: "connecting", startedAt: Date.now(), endedAt: null, seconds: null });
-    Object.assign(this, { reason: "", progress: null, preview: null, result: undefined, error: null });
-    Object.assign(this, { requestId: null, logs: [], events: [], problems: [], received: 0 });
+    this.app = app;
+    this.endpoint = endpoint;
+    this.input = input;
+    this.id = uniqueName();
+    this.requestId = null; // nothing is kept on the server
+    this.state = "connecting";
+    this.startedAt = Date.now();
+    this.seconds = null;
+    this.reason = "";
+    this.progress = null;
+    this.preview = null;
+    this.logs = [];
+    this.events = [];
+    this.problems = [];
+    this.received = 0;
+    this.result = undefined;
+    this.error = null;
     this.isPlain = endpoint.kind === "websocket";
     this.isJson = this.isPlain || /json/.test(endpoint.contentType ?? "");
   }
@@ -54,7 +73,8 @@ export class Session extends EventTarget {
   /** Sends an input; of many in a short time, the newest. */
   send(input) {
     this.waiting = { input };
-    this.timer ??= setTimeout(() => this.flush(), Math.max(0, (this.sentAt ?? 0) + PAUSE_MS - Date.now()));
+    const pause = Math.max(0, (this.sentAt ?? 0) + PAUSE_MS - Date.now());
+    this.timer ??= setTimeout(() => this.flush(), pause);
   }
 
   /** Says that there will be no more inputs. */
@@ -154,8 +174,7 @@ export class Session extends EventTarget {
   finish(state) {
     clearTimeout(this.timer);
     this.state = state;
-    this.endedAt = Date.now();
-    this.seconds = (this.endedAt - this.startedAt) / 1000;
+    this.seconds = (Date.now() - this.startedAt) / 1000;
     this.change();
   }
 
@@ -167,7 +186,8 @@ export class Session extends EventTarget {
 /** A message with its binary values as files that a page can show. */
 function withPictures(value) {
   if (value instanceof Uint8Array) {
-    const known = Object.keys(SIGNATURES).find((type) => SIGNATURES[type].every((byte, at) => value[at] === byte));
+    const isOf = (type) => SIGNATURES[type].every((byte, at) => value[at] === byte);
+    const known = Object.keys(SIGNATURES).find(isOf);
     const type = known ?? "application/octet-stream";
     const url = URL.createObjectURL(new Blob([value], { type }));
     return { url, content_type: type, file_size: value.length };
