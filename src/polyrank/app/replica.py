@@ -29,6 +29,7 @@ from polyrank.app.sample import Call, call_of
 from polyrank.app.server import KEEP_ALIVE_S, AppServer, build
 from polyrank.distributed import devices
 from polyrank.errors import AppError, PolyrankError
+from polyrank.serving import HttpProtocol
 from polyrank.settings import EngineSettings
 
 log = logging.getLogger("polyrank.app")
@@ -137,8 +138,11 @@ def _serve(args: argparse.Namespace) -> None:
         port=args.port,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(limits.grace_s)),
+        http=HttpProtocol,
         log_config=None,
         access_log=False,
+        date_header=False,
+        server_header=False,
     )
     server = ReplicaServer(config, app, reporter)
     try:

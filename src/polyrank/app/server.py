@@ -32,6 +32,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from polyrank import logs
 from polyrank.app import context
 from polyrank.app.app import App
+from polyrank.app.direct import DirectEndpoint, NotDirect, Watched, read, replay, send_json
 from polyrank.errors import AppError, FieldException, PolyrankError, RunnerStopped
 from polyrank.toolkit import store
 from polyrank.toolkit.folder import ROUTE as FILES_ROUTE
@@ -67,7 +68,7 @@ def build(app: App) -> FastAPI:
         finally:
             files.close()
 
-    api = FastAPI(title=app.app_name or "app", lifespan=lifespan)
+    api = AppApi(app, files, title=app.app_name or "app", lifespan=lifespan)
     api.router.route_class = _Route
     for method, endpoint in type(app).endpoints.items():
         handler = getattr(app, method)
@@ -87,7 +88,7 @@ def build(app: App) -> FastAPI:
     api.add_route(FILES_ROUTE + "/{token}/{name}", _files_route(files), include_in_schema=False)
     api.add_exception_handler(HTTPException, _on_http_exception)
     api.add_exception_handler(RequestValidationError, _on_validation_error)
-    api.add_middleware(RequestScope, app=app, files=files)
+    api.add_middleware(RequestScope, app=app)
     api.add_middleware(
         CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"]
     )
@@ -138,6 +139,14 @@ class AppServer(uvicorn.Server):
         self._app = app
         self._grace_s = float(config.timeout_graceful_shutdown or 0)
         self._deadlines: list[threading.Timer] = []
+        self._ending = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def main_loop(self) -> None:
+        """Waits for a signal. uvicorn's own loop looks ten times a second."""
+        self._loop = asyncio.get_running_loop()
+        if not self.should_exit:
+            await self._ending.wait()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """A signal has arrived; only the first one is told to the app."""
@@ -155,6 +164,8 @@ class AppServer(uvicorn.Server):
         except Exception:
             log.exception("handle_exit failed")
         super().handle_exit(sig, frame)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._ending.set)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Ends requests and tears the app down; threads get a last moment."""
@@ -179,33 +190,103 @@ class AppServer(uvicorn.Server):
         self._deadlines.append(deadline)
 
 
-class RequestScope:
-    """ASGI wrapper: request id, context, hints, and cancellation when the caller hangs up."""
+class AppApi(FastAPI):
+    """The ASGI application of an app: FastAPI, with a direct way to its plain endpoints.
 
-    def __init__(self, inner: ASGIApp, app: App, files: Folder) -> None:
-        self._inner = inner
+    Gives every request its context: id, headers, and where its files go.
+    """
+
+    def __init__(self, app: App, files: Folder, **options: Any) -> None:
+        super().__init__(**options)
         self._app = app
         self._files = files
+        self._direct = _direct_endpoints(app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one connection."""
         if scope["type"] == "lifespan":
-            return await self._inner(scope, receive, send)
-        with store.use_store(FolderStore(self._files, _base_url(scope))):
-            await self._handle(scope, receive, send)
-
-    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = {
-            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
-        }
+            return await super().__call__(scope, receive, send)
+        headers = context.Headers(scope["headers"])
         request_id = headers.get("x-fal-request-id") or uuid.uuid4().hex
         path = headers.get("x-fal-endpoint") or scope["path"]
         request = context.RequestContext(request_id, path, headers)
         logs.request_id.set(request_id)
         context.current.set(request)
+        with store.use_store(FolderStore(self._files, _base_url(scope))):
+            is_post = scope["type"] == "http" and scope["method"] == "POST"
+            direct = self._direct.get(scope["path"]) if is_post else None
+            if direct is not None and direct.accepts(scope):
+                await self._call_directly(direct, request, scope, receive, send)
+            else:
+                await super().__call__(scope, receive, send)
+
+    async def _call_directly(
+        self,
+        direct: DirectEndpoint,
+        request: context.RequestContext,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """What ``RequestScope`` does, without FastAPI and the tasks around it."""
+        body = await read(receive)
+        if body is None:
+            return
+        task = asyncio.current_task()
+        assert task is not None
+
+        def on_gone() -> None:
+            request.cancel()
+            task.cancel()
+
+        watched = Watched(receive, on_gone)
+        try:
+            answer = await direct.answer(body)
+        except NotDirect:
+            watched.close()
+            return await super().__call__(scope, replay(body, receive), send)
+        except asyncio.CancelledError:
+            task.uncancel()
+            if request.is_cancelled:
+                log.info("499 %s: the caller went away; the work was cancelled", scope["path"])
+                return
+            request.cancel()  # the server's grace period is over
+            log.warning("%s was cut off: the app is ending", scope["path"])
+            answer = error_response(RunnerStopped("the app is ending"))
+        except HTTPException as error:
+            answer = await _on_http_exception(Request(scope), error)
+        except RequestValidationError as error:
+            answer = await _on_validation_error(Request(scope), error)
+        except Exception as error:
+            answer = error_response(error)
+        finally:
+            watched.close()
+        extra = extra_headers(self._app, request.request_id)
+        if isinstance(answer, bytes):
+            return await send_json(send, answer, extra)
+        answer.raw_headers.extend(extra)
+        await answer(scope, receive, send)
+
+
+class RequestScope:
+    """ASGI wrapper of requests that FastAPI handles: cancels them when the caller hangs up."""
+
+    def __init__(self, inner: ASGIApp, app: App) -> None:
+        self._inner = inner
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one connection."""
+        request = context.current.get()
+        if scope["type"] == "lifespan" or request is None:
+            return await self._inner(scope, receive, send)
         if scope["type"] == "websocket":
             return await WebSocketScope(self._inner).handle(scope, receive, send)
+        await self._handle(request, scope, receive, send)
 
+    async def _handle(
+        self, request: context.RequestContext, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         def on_gone() -> None:
             request.cancel()
             work.cancel()
@@ -216,7 +297,10 @@ class RequestScope:
             nonlocal is_answered
             if message["type"] == "http.response.start":
                 is_answered = True
-                message["headers"] = [*message["headers"], *self._extra_headers(request_id)]
+                message["headers"] = [
+                    *message["headers"],
+                    *extra_headers(self._app, request.request_id),
+                ]
             elif not message.get("more_body"):
                 connection.close()  # the answer is whole: what follows is no hang-up
             await send(message)
@@ -238,16 +322,29 @@ class RequestScope:
             work.cancel()
             connection.close()
 
-    def _extra_headers(self, request_id: str) -> list[tuple[bytes, bytes]]:
-        extra = [(b"x-fal-request-id", request_id.encode("latin-1"))]
-        try:
-            hints = [hint for hint in self._app.provide_hints() if _fits_a_header(hint)]
-            extra.append((b"x-fal-runner-hints", ",".join(hints).encode("latin-1")))
-        except NotImplementedError:
-            pass  # not the same as having no hints now
-        except Exception:
-            log.exception("provide_hints failed; the answer goes out without")
-        return extra
+
+def extra_headers(app: App, request_id: str) -> list[tuple[bytes, bytes]]:
+    """The headers that every answer has."""
+    extra = [(b"x-fal-request-id", request_id.encode("latin-1"))]
+    try:
+        hints = [hint for hint in app.provide_hints() if _fits_a_header(hint)]
+        extra.append((b"x-fal-runner-hints", ",".join(hints).encode("latin-1")))
+    except NotImplementedError:
+        pass  # not the same as having no hints now
+    except Exception:
+        log.exception("provide_hints failed; the answer goes out without")
+    return extra
+
+
+def _direct_endpoints(app: App) -> dict[str, DirectEndpoint]:
+    """The endpoints by path that can be called without FastAPI."""
+    found = {}
+    for method, endpoint in type(app).endpoints.items():
+        is_plain = not endpoint.is_websocket and "{" not in endpoint.path
+        direct = DirectEndpoint.of(getattr(app, method)) if is_plain else None
+        if direct is not None:
+            found[endpoint.path] = direct
+    return found
 
 
 def _fits_a_header(hint: str) -> bool:

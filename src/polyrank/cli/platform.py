@@ -13,8 +13,8 @@ from polyrank import reports
 from polyrank.app.projects import AppRef
 from polyrank.gateway.hosting import HostedApp
 from polyrank.gateway.server import Server, build
-from polyrank.gateway.serving import Serving, base_url, listen, serving
 from polyrank.scaler.local import Ended, LocalReplica, ReplicaArguments
+from polyrank.serving import Serving, base_url, listen, serving
 
 # The owner of what runs without a deployment.
 OWNER = "local"

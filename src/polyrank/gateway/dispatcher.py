@@ -215,6 +215,7 @@ class Dispatcher:
             return self._timed_out(limit)
         except ReplicaUnreachable as error:
             log.warning("%s: %s", leased.id, error)
+            await self._app.check()
             return dataclasses.replace(retries.UNREACHABLE, error=error.message)
         except asyncio.CancelledError:
             if leased.id not in self._cancelled:

@@ -14,6 +14,8 @@ from polyrank.reports import Limits, Loading, Ready
 
 # How much of the average the latest request's duration is.
 WEIGHT = 0.2
+# How long a replica may take to show that it is still there.
+CHECK_S = 2.0
 
 
 class ReplicaDown(ReplicaUnreachable):
@@ -107,21 +109,44 @@ class HostedApp:
         """Waits for a replica that serves, however many starts fail."""
         await self._ready.wait()
 
-    @contextlib.asynccontextmanager
-    async def call(
-        self, method: str, path: bytes, headers: RawHeaders, body: bytes
-    ) -> AsyncIterator[Exchange]:
-        """Sends a request to the replica; see ``Upstream.call``."""
+    async def send(self, method: str, path: bytes, headers: RawHeaders, body: bytes) -> Exchange:
+        """Sends a request to the replica, and waits for one to be there; see ``Upstream.send``."""
         while True:
-            upstream = await self.ready()
+            upstream = self._upstream or await self.ready()
             try:
-                async with upstream.call(method, path, headers, body) as exchange:
-                    yield exchange
-                    return
+                return await upstream.send(method, path, headers, body)
             except Refused:
                 # Nothing was sent: the request is for the next replica.
                 if self._upstream is upstream:
                     self.is_gone()
+
+    async def check(self) -> None:
+        """A connection to the replica broke off: finds out whether the replica is still there.
+
+        A process that is killed closes its sockets one by one; without this, those who wait behind
+        the one it worked for would be sent to it too.
+        """
+        if (upstream := self._upstream) is None:
+            return
+        try:
+            async with asyncio.timeout(CHECK_S):
+                (await upstream.send("GET", b"/health", [], b"")).release()
+        except TimeoutError:
+            pass  # busy, and so not gone
+        except ReplicaUnreachable:
+            if self._upstream is upstream:
+                self.is_gone()
+
+    @contextlib.asynccontextmanager
+    async def call(
+        self, method: str, path: bytes, headers: RawHeaders, body: bytes
+    ) -> AsyncIterator[Exchange]:
+        """``send``; what is left of the answer at the end of the block is dropped."""
+        exchange = await self.send(method, path, headers, body)
+        try:
+            yield exchange
+        finally:
+            exchange.release()
 
     def note_duration(self, seconds: float) -> None:
         """A request of the app took this long."""

@@ -7,16 +7,16 @@ and the stream of its answer. And because every request of an app with many smal
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import Coroutine
+from typing import Any
 from urllib.parse import quote
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from polyrank.errors import PolyrankError, RequestTimeout
+from polyrank.errors import PolyrankError, ReplicaUnreachable, RequestTimeout
 from polyrank.gateway.addresses import place
 from polyrank.gateway.answers import error_answer, read_whole, start_limit
 from polyrank.gateway.hosting import HostedApp
@@ -25,6 +25,8 @@ from polyrank.gateway.upstream import Exchange, RawHeaders, forwarded
 
 # What only asks, and takes no slot from those who work.
 ASKING = ("GET", "HEAD", "OPTIONS")
+BUSY = "the app was busy for {:g} s, as long as the caller would wait"
+LATE = "the request did not end within {:g} s; its work has been stopped"
 
 
 class RunFace:
@@ -78,28 +80,32 @@ class _Call:
 
     async def run(self, app: HostedApp, below: str, body: bytes) -> None:
         """Waits for a slot, then passes the replica's answer on at the caller's pace."""
-        method = self._scope["method"]
-        path = self._target(below)
+        if self._scope["method"] in ASKING:
+            return await self._forward(app, below, body)
+        slots = app.slots
+        limit_s = start_limit(self.header(b"x-fal-request-timeout")) or app.limits.start_timeout_s
+        await _within(limit_s, _slot(app, slots), BUSY, timeout_type="user")
+        begun = time.monotonic()
+        try:
+            work = self._forward(app, below, body)
+            await _within(app.limits.request_timeout_s, work, LATE)
+        finally:
+            slots.release()
+        app.note_duration(time.monotonic() - begun)
+
+    async def _forward(self, app: HostedApp, below: str, body: bytes) -> None:
         headers = [h for h in forwarded(self._headers) if h[0] != b"x-fal-request-id"]
         headers.append((b"x-fal-request-id", self._id))
         headers += place(self._scope, app.name)
-        if method in ASKING:
-            async with app.call(method, path, headers, body) as exchange:
-                return await self._pass_on(exchange)
-        async with _slot(app, start_limit(self.header(b"x-fal-request-timeout"))):
-            begun = time.monotonic()
-            limit_s = app.limits.request_timeout_s
+        try:
+            exchange = await app.send(self._scope["method"], self._target(below), headers, body)
             try:
-                async with (
-                    asyncio.timeout(limit_s),
-                    app.call(method, path, headers, body) as exchange,
-                ):
-                    await self._pass_on(exchange)
-            except TimeoutError:
-                raise RequestTimeout(
-                    f"the request did not end within {limit_s:g} s; its work has been stopped"
-                ) from None
-            app.note_duration(time.monotonic() - begun)
+                await self._pass_on(exchange)
+            finally:
+                exchange.release()
+        except ReplicaUnreachable:
+            await app.check()
+            raise
 
     async def fail(self, error: PolyrankError) -> None:
         """Says why; in a stream that has begun, as its last event."""
@@ -137,24 +143,22 @@ class _Call:
         await self._send({"type": "http.response.body", "body": b""})
 
 
-@contextlib.asynccontextmanager
-async def _slot(app: HostedApp, limit_s: float | None) -> AsyncIterator[None]:
+async def _slot(app: HostedApp, slots: asyncio.Semaphore) -> None:
+    await app.ready()
+    await slots.acquire()
+
+
+async def _within(
+    limit_s: float | None, work: Coroutine[Any, Any, None], why: str, **details: str
+) -> None:
+    """Waits for ``work``, and ends it with RequestTimeout after ``limit_s``."""
     if limit_s is None:
-        limit_s = app.limits.start_timeout_s
-    slots = app.slots
+        return await work
     try:
         async with asyncio.timeout(limit_s):
-            await app.ready()
-            await slots.acquire()
+            await work
     except TimeoutError:
-        raise RequestTimeout(
-            f"the app was busy for {limit_s:g} s, as long as the caller would wait",
-            timeout_type="user",
-        ) from None
-    try:
-        yield
-    finally:
-        slots.release()
+        raise RequestTimeout(why.format(limit_s), **details) from None
 
 
 async def _gone(receive: Receive) -> None:

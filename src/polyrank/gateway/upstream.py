@@ -7,7 +7,6 @@ that uvicorn has on the other side, rather than a client library: a fifth of the
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from typing import cast
@@ -48,27 +47,24 @@ class Upstream:
         self.port = port
         self._idle: list[_Connection] = []
 
-    @contextlib.asynccontextmanager
-    async def call(
-        self, method: str, path: bytes, headers: RawHeaders, body: bytes
-    ) -> AsyncIterator[Exchange]:
-        """Sends a request; the block begins with its answer's head.
+    async def send(self, method: str, path: bytes, headers: RawHeaders, body: bytes) -> Exchange:
+        """Sends a request; returns with the head of its answer. Call ``release`` on it at the end.
 
-        Leaving the block early closes the connection, which the replica takes for a hang-up: it
-        stops the work. Raises Refused if nobody is there, ReplicaUnreachable if no answer comes.
+        Raises Refused if nobody is there, ReplicaUnreachable if no answer comes.
         """
         connection = self._kept() or await self._connect()
         exchange = connection.send(method, path, headers, body)
         try:
             await exchange.begin()
-            yield exchange
-        finally:
-            if exchange.is_reusable:
-                connection.resume()
-                connection.idle_since = connection.loop.time()
-                self._idle.append(connection)
-            else:
-                connection.close()
+        except BaseException:
+            exchange.release()
+            raise
+        return exchange
+
+    def take_back(self, connection: _Connection) -> None:
+        """A connection whose last answer was read."""
+        connection.idle_since = connection.loop.time()
+        self._idle.append(connection)
 
     def close(self) -> None:
         """Closes the connections that are not in use."""
@@ -89,7 +85,7 @@ class Upstream:
         try:
             async with asyncio.timeout(CONNECT_S):
                 _, connection = await loop.create_connection(
-                    lambda: _Connection(loop, self.host), self.host, self.port
+                    lambda: _Connection(self, loop), self.host, self.port
                 )
         except (OSError, TimeoutError) as error:
             raise Refused(f"nobody answers at {self.host}:{self.port}: {error}") from error
@@ -140,6 +136,15 @@ class Exchange:
                 raise ReplicaUnreachable(f"the answer has more than {limit} bytes")
         return b"".join(parts)
 
+    def release(self) -> None:
+        """The caller is done. Before the end of the answer, this closes the connection, which the
+        replica takes for a hang-up: it stops the work."""
+        if self.is_reusable:
+            self._connection.resume()
+            self._connection.upstream.take_back(self._connection)
+        else:
+            self._connection.close()
+
     def head_is_there(self, status: int, headers: RawHeaders) -> None:
         """The answer has begun."""
         self.status, self.headers = status, headers
@@ -187,10 +192,11 @@ class Exchange:
 class _Connection(asyncio.Protocol):
     """One connection: a parser in front of the exchange that is using it."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, host: str) -> None:
+    def __init__(self, upstream: Upstream, loop: asyncio.AbstractEventLoop) -> None:
+        self.upstream = upstream
         self.loop = loop
         self.idle_since = 0.0
-        self._host = f"[{host}]" if ":" in host else host
+        self._host = (f"[{upstream.host}]" if ":" in upstream.host else upstream.host).encode()
         self._transport: asyncio.Transport | None = None
         self._is_paused = False
         self._exchange: Exchange | None = None
@@ -205,8 +211,8 @@ class _Connection(asyncio.Protocol):
     def send(self, method: str, path: bytes, headers: RawHeaders, body: bytes) -> Exchange:
         """Sends a request; its answer belongs to the exchange that this returns."""
         self._exchange = exchange = Exchange(self, has_body=method != "HEAD")
-        lines = [b"%s %s HTTP/1.1\r\nhost: %s\r\n" % (method.encode(), path, self._host.encode())]
-        lines += [b"%s: %s\r\n" % header for header in headers]
+        lines = [b"%s %s HTTP/1.1\r\nhost: %s\r\n" % (method.encode(), path, self._host)]
+        lines += [b"%b: %b\r\n" % header for header in headers]
         if body or method not in ("GET", "HEAD", "DELETE", "OPTIONS"):
             lines.append(b"content-length: %d\r\n" % len(body))
         lines.append(b"\r\n")

@@ -1,4 +1,4 @@
-"""uvicorn as a part of a program: started, ended and waited for, with no signals of its own."""
+"""uvicorn as a part of a program: it wakes for nothing, and answers in one piece."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from polyrank.errors import PolyrankError
 
@@ -40,6 +42,46 @@ def base_url(listening: socket.socket, *, is_tls: bool = False) -> str:
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
+class GatheringTransport:
+    """A transport that sends what is written in one turn of the event loop in one piece.
+
+    uvicorn writes the head of an answer and its body apart: twice the system calls, and twice the
+    wake-ups of whoever reads them.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._parts: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Sends ``data`` at the end of this turn."""
+        if not self._parts:
+            self._loop.call_soon(self._flush)
+        self._parts.append(data)
+
+    def close(self) -> None:
+        """Closes the connection once everything is sent."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._parts:
+            self._transport.write(b"".join(self._parts))
+            self._parts.clear()
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """uvicorn's protocol over such a transport."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A connection is there."""
+        super().connection_made(GatheringTransport(transport, self.loop))  # type: ignore[arg-type]
+
+
 class Serving(uvicorn.Server):
     """An application being served; ``end`` is what signals are for in uvicorn itself."""
 
@@ -47,15 +89,15 @@ class Serving(uvicorn.Server):
         super().__init__(config)
         self._ending = asyncio.Event()
 
+    async def main_loop(self) -> None:
+        """Waits for the end. uvicorn's own looks ten times a second, and for the Date header."""
+        await self._ending.wait()
+
     def end(self, *, at_once: bool = False) -> None:
         """Takes no more requests; waits for those that run unless ``at_once``."""
         self.force_exit = self.force_exit or at_once
         self.should_exit = True
         self._ending.set()
-
-    async def main_loop(self) -> None:
-        """Waits for the end. uvicorn's own looks ten times a second, and for the Date header."""
-        await self._ending.wait()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -80,6 +122,7 @@ async def serving(
         api,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(grace_s)),
+        http=HttpProtocol,
         lifespan="on",
         log_config=None,
         access_log=False,
