@@ -58,6 +58,7 @@ class Pages:
     async def list_apps(self, _: Request) -> Response:
         """The apps with their state (``ready``, ``failed`` or what the start is at) and, once they
         have been ready, their endpoints."""
+        await self._apps.complete()
         return JSONResponse({"apps": [_describe(entry.app) for entry in self._apps]})
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,8 +15,8 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
-from playwright.sync_api import Locator, Page, expect
-from polyrank_program import ROOT
+from playwright.sync_api import Browser, Locator, Page, expect
+from polyrank_program import ROOT, Program
 
 Open = Callable[..., Page]
 
@@ -64,6 +65,44 @@ def test_the_first_page_lists_the_apps_and_leads_to_each(open_page: Open) -> Non
     card.click()
     expect(page.get_by_role("heading", name="playground-app")).to_be_visible()
     expect(page.get_by_label("Prompt", exact=False).first).to_be_visible()
+
+
+SLOW = """
+import pathlib, time
+import polyrank
+
+class Slow(polyrank.App):
+    def setup(self) -> None:
+        while not pathlib.Path({path!r}).exists():
+            time.sleep(0.02)
+
+    @polyrank.endpoint("/")
+    async def greet(self) -> str:
+        return "hello"
+"""
+
+
+def test_an_app_that_starts_says_so_until_it_is_ready(browser: Browser, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    (tmp_path / "app.py").write_text(SLOW.format(path=str(tmp_path / "go")))
+    program = Program("run", str(tmp_path / "app.py"), "--port", port)
+    with httpx.Client(
+        base_url=f"http://127.0.0.1:{port}", transport=httpx.HTTPTransport(retries=9)
+    ) as client:
+        assert client.get("/apps", timeout=30).json()["apps"][0]["state"] == "starting replica"
+    context = browser.new_context()
+    first, second = context.new_page(), context.new_page()
+    first.goto(f"http://127.0.0.1:{port}/")
+    expect(first.get_by_role("link", name="local/slow")).to_contain_text("starting replica")
+    second.goto(f"http://127.0.0.1:{port}/playground/local/slow")
+    expect(second.get_by_text("local/slow: starting replica")).to_be_visible()
+    (tmp_path / "go").touch()
+    expect(first.get_by_role("link", name="local/slow")).to_contain_text("ready")
+    second.get_by_role("button", name="Run").click()
+    expect(second.get_by_role("tabpanel")).to_contain_text("hello")
+    context.close()
+    assert program.end() == 0
 
 
 def test_every_kind_of_field_has_an_input_that_is_sent(open_page: Open) -> None:

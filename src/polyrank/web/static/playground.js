@@ -1,6 +1,6 @@
 /** The playground of one app: a form, a run, its output, and what ran before. */
 
-import { ApiError, key, readSchema } from "./api.js";
+import { ApiError, key, listApps, readSchema } from "./api.js";
 import { h, icon } from "./dom.js";
 import { Form } from "./form.js";
 import { History, remembered, thumbOf } from "./history.js";
@@ -12,6 +12,9 @@ import { readEndpoints } from "./schema.js";
 import { Session } from "./session.js";
 import { Strip } from "./strip.js";
 import { makeTools } from "./tools.js";
+
+// How long a schema may take before the page says what the app is at.
+const PATIENCE_MS = 500;
 
 const at = (id) => document.getElementById(id);
 
@@ -29,13 +32,15 @@ class Playground {
 
   /** Reads what the app offers, and shows it. */
   async open() {
-    at("loading")?.replaceChildren("Reading the app's schema…");
+    at("form").replaceChildren(h("p", { class: "nothing" }, "Reading the app's schema…"));
+    const telling = setTimeout(() => this.tellState(), PATIENCE_MS);
     try {
       this.schema = await readSchema(this.app);
     } catch (error) {
-      if (error.status === 401 || error.status === 403) this.tools.askForKey();
-      at("form").replaceChildren(h("p", { class: "nothing", id: "loading" }, error.message));
+      this.showFailure(error);
       return;
+    } finally {
+      clearTimeout(telling);
     }
     this.endpoints = readEndpoints(this.schema);
     this.forms.clear();
@@ -43,6 +48,19 @@ class Playground {
       h("option", { value: path }, `${path}  ·  ${title}`)));
     await this.strip.show();
     this.followAddress();
+  }
+
+  /** Why the app's schema is not there yet: the server answers when the app is ready. */
+  async tellState() {
+    const app = (await listApps()).find(({ name }) => name === this.app);
+    const place = at("form").querySelector(".nothing");
+    if (app && app.state !== "ready" && !this.schema) place?.replaceChildren(`${this.app}: ${app.state}`);
+  }
+
+  showFailure(error) {
+    if (error.status === 401 || error.status === 403) this.tools.askForKey();
+    const again = h("button", { type: "button", class: "plain", onclick: () => this.open() }, "Try again");
+    at("form").replaceChildren(h("div", { class: "nothing" }, h("p", {}, error.message), again));
   }
 
   get endpoint() {

@@ -10,7 +10,7 @@ export class TextControl extends Control {
     const hint = { placeholder: String(field.example ?? ""), spellcheck: field.isLong };
     const shared = { ...this.described, ...hint, name: field.name, autocomplete: "off" };
     const input = field.isLong
-      ? h("textarea", { ...shared, rows: 3 })
+      ? h("textarea", { ...shared, class: field.required ? "" : "short" })
       : h("input", { ...shared, type: "text" });
     this.layOut(input);
   }
