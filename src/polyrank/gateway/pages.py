@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
@@ -13,8 +13,13 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from polyrank import web
+from polyrank.gateway.callers import BadKey, Caller, caller_of
+from polyrank.gateway.gate import NEEDS_KEY
 from polyrank.gateway.hosting import HostedApp
 from polyrank.gateway.registry import Registry
+
+# These need no key: they hold nothing, and ask for one. The list looks after itself.
+OPEN_PATHS = ("/", "/playground/*", "/static/*", "/apps")
 
 # Scripts and styles are files of ours and nothing else; pictures and sounds are the apps' results,
 # which may be kept anywhere.
@@ -40,10 +45,11 @@ HEADERS = {
 
 
 class Pages:
-    """The handlers of the pages' routes."""
+    """The handlers of the pages' routes. ``lets_in`` tells whether a caller may call an app."""
 
-    def __init__(self, apps: Registry) -> None:
+    def __init__(self, apps: Registry, lets_in: Callable[[Caller, str], Awaitable[bool]]) -> None:
         self._apps = apps
+        self._lets_in = lets_in
 
     def routes(self) -> list[BaseRoute]:
         """``/``, ``/playground/owner/app``, the files that they use, and ``/apps``."""
@@ -55,11 +61,15 @@ class Pages:
             Route("/apps", self.list_apps),
         ]
 
-    async def list_apps(self, _: Request) -> Response:
-        """The apps with their state (``ready``, ``failed`` or what the start is at) and, once they
-        have been ready, their endpoints."""
+    async def list_apps(self, request: Request) -> Response:
+        """The apps that the caller may call: their state (``ready``, ``failed`` or what the start
+        is at) and, once they have been ready, their endpoints."""
         await self._apps.complete()
-        return JSONResponse({"apps": [_describe(entry.app) for entry in self._apps]})
+        caller = caller_of(request)
+        apps = [each.app for each in self._apps if await self._lets_in(caller, each.app.name)]
+        if not apps and not caller.scopes:
+            raise BadKey(NEEDS_KEY)
+        return JSONResponse({"apps": [_describe(app) for app in apps]})
 
 
 class _Guarded:

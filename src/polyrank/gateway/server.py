@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from polyrank import reports
 from polyrank.errors import PolyrankError, StoreUnavailable
-from polyrank.gateway import signatures, tokens
+from polyrank.gateway import gate, pages, signatures, tokens
 from polyrank.gateway.accounts import Accounts
 from polyrank.gateway.addresses import find_target
 from polyrank.gateway.answers import error_answer
@@ -81,7 +81,11 @@ class Server:
         self.tokens = Tokens(SigningKeys(self.database).get("tokens", tokens.new_key))
         self.accounts = Accounts(self.tokens)
         self.callers = Callers(self.keys, self.tokens, local_needs_key=settings.auth == "always")
-        access = Access(mode_of=self._mode_of, allowed_origins=settings.allowed_origins)
+        access = Access(
+            mode_of=self._mode_of,
+            open_paths=(*gate.OPEN_PATHS, *pages.OPEN_PATHS),
+            allowed_origins=settings.allowed_origins,
+        )
         self.gate = Gate(self.callers, access)
 
     def _add_webhooks(self, networks: tuple[str, ...], schedule: Schedule | None) -> None:
@@ -193,12 +197,12 @@ def build(server: Server) -> ASGIApp:
     def pages_of(routes: list[BaseRoute]) -> ASGIApp:
         return Starlette(routes=routes, exception_handlers={PolyrankError: on_error})
 
-    pages = Starlette(
+    own = Starlette(
         routes=[
             Route("/health", health),
             *server.accounts.routes(),
             *server.outbox.routes(),
-            *Pages(server.apps).routes(),
+            *Pages(server.apps, server.gate.lets_in).routes(),
         ],
         lifespan=lifespan,
         exception_handlers={PolyrankError: on_error},
@@ -212,7 +216,7 @@ def build(server: Server) -> ASGIApp:
 
     async def by_face(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            return await pages(scope, receive, send)
+            return await own(scope, receive, send)
         target = find_target(scope["path"], scope["headers"])
         try:
             caller = await server.gate.admit(scope, dict(scope["headers"]), target)
@@ -222,6 +226,6 @@ def build(server: Server) -> ASGIApp:
         scope = {**scope, "path": target.path, "face_prefix": target.prefix, "state": state}
         if target.query is not None:
             scope["query_string"] = target.query
-        await faces.get(target.face, pages)(scope, receive, send)
+        await faces.get(target.face, own)(scope, receive, send)
 
     return by_face
