@@ -174,7 +174,8 @@ function put(url, file, contentType, onProgress) {
 function toDataUri(file) {
   return new Promise((resolve, reject) => {
     const reader = new FileReader();
-    reader.onload = () => resolve(reader.result.replace(/^data:;/, "data:application/octet-stream;"));
+    reader.onload = () =>
+      resolve(reader.result.replace(/^data:;/, "data:application/octet-stream;"));
     reader.onerror = () => reject(reader.error);
     reader.readAsDataURL(file);
   });

@@ -28,20 +28,34 @@ async function showWhenReady({ name }) {
   await readSchema(name).catch(() => {});
   waiting.delete(name);
   await // Whoever comes back to the page sees how it is now.
-addEventListener("focus", show);
-show();
+  addEventListener("focus", show);
+  show();
 }
 
 function card({ name, state, endpoints }) {
   const cut = name.lastIndexOf("/");
   const paths = endpoints.map(({ path }) => h("li", {}, path));
-  return h("li", {},
-    h("a", { class: "card", href: `/playground/${name}` },
-      h("span", { class: "title" },
-        h("span", { class: "owner" }, `${name.slice(0, cut)}/`), name.slice(cut + 1)),
-      h("span", { class: state === "ready" || state === "failed" ? `state ${state}` : "state" }, state),
+  return h(
+    "li",
+    {},
+    h(
+      "a",
+      { class: "card", href: `/playground/${name}` },
+      h(
+        "span",
+        { class: "title" },
+        h("span", { class: "owner" }, `${name.slice(0, cut)}/`),
+        name.slice(cut + 1),
+      ),
+      h(
+        "span",
+        { class: state === "ready" || state === "failed" ? `state ${state}` : "state" },
+        state,
+      ),
       h("ul", { class: "paths" }, ...paths),
-      icon("arrow")));
+      icon("arrow"),
+    ),
+  );
 }
 
 function note(text) {

@@ -1,7 +1,12 @@
 /** A form for an endpoint's input: its controls, their values, and problems at their places. */
 
 import { h } from "./dom.js";
-import { ChoiceControl, ConstantControl, ToggleControl, optionalToggle } from "./controls/choice.js";
+import {
+  ChoiceControl,
+  ConstantControl,
+  ToggleControl,
+  optionalToggle,
+} from "./controls/choice.js";
 import { FileControl } from "./controls/file.js";
 import { GroupControl } from "./controls/group.js";
 import { ListControl, MapControl } from "./controls/list.js";
@@ -11,17 +16,28 @@ import { JsonControl, TextControl } from "./controls/text.js";
 import { UnionControl } from "./controls/union.js";
 
 const KINDS = {
-  text: TextControl, number: NumberControl, toggle: ToggleControl, choice: ChoiceControl,
-  constant: ConstantControl, file: FileControl, size: SizeControl, list: ListControl,
-  map: MapControl, group: GroupControl, union: UnionControl, any: JsonControl,
+  text: TextControl,
+  number: NumberControl,
+  toggle: ToggleControl,
+  choice: ChoiceControl,
+  constant: ConstantControl,
+  file: FileControl,
+  size: SizeControl,
+  list: ListControl,
+  map: MapControl,
+  group: GroupControl,
+  union: UnionControl,
+  any: JsonControl,
 };
 
 /** The control of a field, with its default in it. */
 export function makeControl(field) {
-  const isOptionalToggle = field.kind === "toggle" && (field.nullable || field.default === undefined);
-  const control = isOptionalToggle && !field.required
-    ? optionalToggle(field)
-    : new KINDS[field.kind](field, makeControl);
+  const isOptionalToggle =
+    field.kind === "toggle" && (field.nullable || field.default === undefined);
+  const control =
+    isOptionalToggle && !field.required
+      ? optionalToggle(field)
+      : new KINDS[field.kind](field, makeControl);
   if (field.default !== undefined) control.value = field.default;
   return control;
 }
@@ -32,7 +48,12 @@ export class Form {
     this.general = h("p", { class: "problem", role: "alert", hidden: true });
     this.root = field && makeControl({ ...field, title: "", help: "", isTop: true });
     const nothing = h("p", { class: "nothing" }, "This endpoint takes no input.");
-    this.element = h("div", { class: "form" }, this.root ? this.root.element : nothing, this.general);
+    this.element = h(
+      "div",
+      { class: "form" },
+      this.root ? this.root.element : nothing,
+      this.general,
+    );
     if (this.root && field.kind !== "group") this.element.classList.add("single");
     this.text = null; // while the input is written as JSON
   }
@@ -45,7 +66,9 @@ export class Form {
   set isJson(isJson) {
     if (isJson === this.isJson || !this.root) return;
     const { value } = this;
-    this.text = isJson ? new JsonControl({ kind: "any", name: "", title: "Input", help: "" }) : null;
+    this.text = isJson
+      ? new JsonControl({ kind: "any", name: "", title: "Input", help: "" })
+      : null;
     this.element.firstElementChild.replaceWith(isJson ? this.text.element : this.root.element);
     this.value = value;
   }
@@ -77,7 +100,9 @@ export class Form {
     for (const [control, text] of places) control?.showProblem(text);
     const homeless = places.filter(([control]) => !control);
     if (homeless.length) {
-      this.general.textContent = homeless.map(([, text, loc]) => `${loc.join(".")}: ${text}`).join("\n");
+      this.general.textContent = homeless
+        .map(([, text, loc]) => `${loc.join(".")}: ${text}`)
+        .join("\n");
       this.general.hidden = false;
     }
     if (focus) places.find(([control]) => control)?.[0].focus();

@@ -57,7 +57,11 @@ export async function remembered(run) {
     state: run.state,
     seconds: run.seconds,
     result: isKept ? run.result : undefined,
-    error: run.error && { status: run.error.status, detail: run.error.detail, type: run.error.type },
+    error: run.error && {
+      status: run.error.status,
+      detail: run.error.detail,
+      type: run.error.type,
+    },
     logs: run.logs,
     thumb: run.thumb ?? null,
   };

@@ -31,7 +31,8 @@ export function isWhole(input) {
 }
 
 function shortened(value) {
-  if (typeof value === "string") return value.startsWith("data:") && value.length > MOST_LETTERS ? undefined : value;
+  if (typeof value === "string")
+    return value.startsWith("data:") && value.length > MOST_LETTERS ? undefined : value;
   if (Array.isArray(value)) return value.map(shortened).filter((each) => each !== undefined);
   if (!value || typeof value !== "object") return value;
   if (typeof value.url === "string" && shortened(value.url) === undefined) return undefined;

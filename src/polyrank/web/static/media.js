@@ -69,10 +69,26 @@ export function figure(media, onEnlarge) {
     size ? sizeInWords(size) : null,
   ].filter(Boolean);
   const label = name ?? media.path.join(".") ?? kind;
-  const save = h("a", { class: "quiet", href: url, download: name ?? kind, title: `Save ${label}`,
-    "aria-label": `Save ${label}`, target: "_blank", rel: "noopener" }, icon("save"));
-  const caption = h("figcaption", {}, h("span", { class: "name" }, label),
-    h("span", { class: "facts" }, facts.join(" · ")), save);
+  const save = h(
+    "a",
+    {
+      class: "quiet",
+      href: url,
+      download: name ?? kind,
+      title: `Save ${label}`,
+      "aria-label": `Save ${label}`,
+      target: "_blank",
+      rel: "noopener",
+    },
+    icon("save"),
+  );
+  const caption = h(
+    "figcaption",
+    {},
+    h("span", { class: "name" }, label),
+    h("span", { class: "facts" }, facts.join(" · ")),
+    save,
+  );
   return h("figure", { class: kind }, show(media, label, onEnlarge), caption);
 }
 
@@ -80,14 +96,29 @@ function show({ kind, url }, label, onEnlarge) {
   if (kind === "image") {
     const picture = h("img", { src: url, alt: label, decoding: "async" });
     picture.addEventListener("error", () => picture.replaceWith(broken(url)), { once: true });
-    return h("button", { type: "button", class: "picture", title: "Enlarge",
-      "aria-label": `Enlarge ${label}`, onclick: () => onEnlarge(url, label) }, picture);
+    return h(
+      "button",
+      {
+        type: "button",
+        class: "picture",
+        title: "Enlarge",
+        "aria-label": `Enlarge ${label}`,
+        onclick: () => onEnlarge(url, label),
+      },
+      picture,
+    );
   }
-  if (kind === "video") return h("video", { src: url, controls: true, loop: true, playsInline: true });
+  if (kind === "video")
+    return h("video", { src: url, controls: true, loop: true, playsInline: true });
   if (kind === "audio") return h("audio", { src: url, controls: true });
   return h("div", { class: "file-icon" }, icon("file"));
 }
 
 function broken(url) {
-  return h("span", { class: "broken" }, icon("image"), `This picture cannot be loaded: ${url.slice(0, 120)}`);
+  return h(
+    "span",
+    { class: "broken" },
+    icon("image"),
+    `This picture cannot be loaded: ${url.slice(0, 120)}`,
+  );
 }

@@ -1,4 +1,8 @@
-/** MessagePack (https://github.com/msgpack/msgpack/blob/master/spec.md), as realtime endpoints speak it. */
+/**
+ * MessagePack, as realtime endpoints speak it.
+ *
+ * The format: https://github.com/msgpack/msgpack/blob/master/spec.md
+ */
 
 /** The bytes of a JSON value; `Uint8Array` becomes binary. */
 export function encode(value) {
@@ -41,7 +45,7 @@ function writeText(bytes, text) {
   append(bytes, encoded);
 }
 
-/** A length after the tag for its size; `tags` are for lengths inside the tag, of 1, 2 and 4 bytes. */
+/** A length after the tag for its size: inside the tag, in 1, in 2 or in 4 bytes. */
 function writeHead(bytes, length, [fixed, one, two, four], mostFixed = -1) {
   if (length <= mostFixed) bytes.push(fixed | length);
   else if (one !== null && length < 2 ** 8) bytes.push(one, length);
@@ -89,24 +93,56 @@ class Reader {
 
   readTagged(tag) {
     switch (tag) {
-      case 0xc0: return null;
-      case 0xc2: return false;
-      case 0xc3: return true;
-      case 0xc4: case 0xc5: case 0xc6: return this.take(this.length(tag - 0xc4)).slice();
-      case 0xc7: case 0xc8: case 0xc9: return this.skip(this.length(tag - 0xc7) + 1);
-      case 0xca: return this.number("Float32", 4);
-      case 0xcb: return this.number("Float64", 8);
-      case 0xcc: case 0xcd: case 0xce: return this.length(tag - 0xcc);
-      case 0xcf: return Number(this.number("BigUint64", 8));
-      case 0xd0: return this.number("Int8", 1);
-      case 0xd1: return this.number("Int16", 2);
-      case 0xd2: return this.number("Int32", 4);
-      case 0xd3: return Number(this.number("BigInt64", 8));
-      case 0xd4: case 0xd5: case 0xd6: case 0xd7: case 0xd8: return this.skip(2 ** (tag - 0xd4) + 1);
-      case 0xd9: case 0xda: case 0xdb: return this.text(this.length(tag - 0xd9));
-      case 0xdc: case 0xdd: return this.array(this.length(tag - 0xdc + 1));
-      case 0xde: case 0xdf: return this.map(this.length(tag - 0xde + 1));
-      default: throw new TypeError(`not MessagePack: there is a byte ${tag}`);
+      case 0xc0:
+        return null;
+      case 0xc2:
+        return false;
+      case 0xc3:
+        return true;
+      case 0xc4:
+      case 0xc5:
+      case 0xc6:
+        return this.take(this.length(tag - 0xc4)).slice();
+      case 0xc7:
+      case 0xc8:
+      case 0xc9:
+        return this.skip(this.length(tag - 0xc7) + 1);
+      case 0xca:
+        return this.number("Float32", 4);
+      case 0xcb:
+        return this.number("Float64", 8);
+      case 0xcc:
+      case 0xcd:
+      case 0xce:
+        return this.length(tag - 0xcc);
+      case 0xcf:
+        return Number(this.number("BigUint64", 8));
+      case 0xd0:
+        return this.number("Int8", 1);
+      case 0xd1:
+        return this.number("Int16", 2);
+      case 0xd2:
+        return this.number("Int32", 4);
+      case 0xd3:
+        return Number(this.number("BigInt64", 8));
+      case 0xd4:
+      case 0xd5:
+      case 0xd6:
+      case 0xd7:
+      case 0xd8:
+        return this.skip(2 ** (tag - 0xd4) + 1);
+      case 0xd9:
+      case 0xda:
+      case 0xdb:
+        return this.text(this.length(tag - 0xd9));
+      case 0xdc:
+      case 0xdd:
+        return this.array(this.length(tag - 0xdc + 1));
+      case 0xde:
+      case 0xdf:
+        return this.map(this.length(tag - 0xde + 1));
+      default:
+        throw new TypeError(`not MessagePack: there is a byte ${tag}`);
     }
   }
 

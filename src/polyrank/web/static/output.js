@@ -7,8 +7,15 @@ import { Tabs } from "./tabs.js";
 import { tree } from "./tree.js";
 
 const WORDS = {
-  connecting: "Connecting", connected: "Connected", sending: "Sending", queued: "Queued", running: "Running", lost: "Connection lost, trying again",
-  completed: "Completed", failed: "Failed", cancelled: "Cancelled",
+  connecting: "Connecting",
+  connected: "Connected",
+  sending: "Sending",
+  queued: "Queued",
+  running: "Running",
+  lost: "Connection lost, trying again",
+  completed: "Completed",
+  failed: "Failed",
+  cancelled: "Cancelled",
 };
 
 export class Output {
@@ -22,7 +29,10 @@ export class Output {
     this.logPanel = h("div", { class: "panel log", tabIndex: 0 });
     this.codePanel = h("div", { class: "panel code" });
     this.tabs = new Tabs(document.getElementById("tabs"), document.getElementById("views"), {
-      Result: this.resultPanel, JSON: this.jsonPanel, Log: this.logPanel, Code: this.codePanel,
+      Result: this.resultPanel,
+      JSON: this.jsonPanel,
+      Log: this.logPanel,
+      Code: this.codePanel,
     });
     this.clock = null;
     this.clear();
@@ -81,8 +91,16 @@ export class Output {
 
   requestButton(id) {
     const short = `${id.slice(0, 8)}…`;
-    return h("button", { type: "button", class: "quiet id", title: `Copy the request's id, ${id}`,
-      onclick: (event) => copy(id, event.currentTarget) }, short);
+    return h(
+      "button",
+      {
+        type: "button",
+        class: "quiet id",
+        title: `Copy the request's id, ${id}`,
+        onclick: (event) => copy(id, event.currentTarget),
+      },
+      short,
+    );
   }
 
   showProgress() {
@@ -109,24 +127,44 @@ export class Output {
     } else if (run.state === "failed") {
       this.resultPanel.replaceChildren(showError(run.error));
     } else {
-      const note = h("p", { class: "nothing" }, "Cancelled. What was shown on the way is all there is.");
+      const note = h(
+        "p",
+        { class: "nothing" },
+        "Cancelled. What was shown on the way is all there is.",
+      );
       this.resultPanel.replaceChildren(this.preview.element, note);
     }
-    this.showJson(run.state === "failed" ? { status: run.error.status, detail: run.error.detail } : run.result);
+    this.showJson(
+      run.state === "failed" ? { status: run.error.status, detail: run.error.detail } : run.result,
+    );
   }
 
   showJson(value) {
     if (value === undefined) return this.jsonPanel.replaceChildren();
-    const button = h("button", { type: "button", class: "plain copy",
-      onclick: () => copy(JSON.stringify(value, null, 2), button) }, icon("copy"), "Copy");
+    const button = h(
+      "button",
+      {
+        type: "button",
+        class: "plain copy",
+        onclick: () => copy(JSON.stringify(value, null, 2), button),
+      },
+      icon("copy"),
+      "Copy",
+    );
     this.jsonPanel.replaceChildren(button, tree(value));
   }
 
   showLog(entries) {
-    const isAtEnd = this.logPanel.scrollTop + this.logPanel.clientHeight >= this.logPanel.scrollHeight - 8;
+    const isAtEnd =
+      this.logPanel.scrollTop + this.logPanel.clientHeight >= this.logPanel.scrollHeight - 8;
     const lines = entries.map(({ message, level, timestamp }) =>
-      h("div", { class: `line ${(level ?? "").toLowerCase()}` },
-        timestamp ? h("time", {}, timestamp.slice(11, 19)) : "", message));
+      h(
+        "div",
+        { class: `line ${(level ?? "").toLowerCase()}` },
+        timestamp ? h("time", {}, timestamp.slice(11, 19)) : "",
+        message,
+      ),
+    );
     const none = h("p", { class: "nothing" }, "No log lines.");
     this.logPanel.replaceChildren(...(lines.length ? lines : [none]));
     this.tabs.count("Log", entries.length);
@@ -136,12 +174,28 @@ export class Output {
   /** The call in other languages. */
   showCode(call) {
     const written = Object.entries(LANGUAGES).map(([name, make]) => [name, make(call)]);
-    const blocks = written.filter(([, code]) => code !== null).map(([name, code]) => {
-      const button = h("button", { type: "button", class: "plain copy", "aria-label": `Copy the ${name} code`,
-        onclick: () => copy(code, button) }, icon("copy"), "Copy");
-      return h("section", {}, h("h3", {}, name), button,
-        h("pre", { tabIndex: 0, dataset: { language: name } }, h("code", {}, shown(code))));
-    });
+    const blocks = written
+      .filter(([, code]) => code !== null)
+      .map(([name, code]) => {
+        const button = h(
+          "button",
+          {
+            type: "button",
+            class: "plain copy",
+            "aria-label": `Copy the ${name} code`,
+            onclick: () => copy(code, button),
+          },
+          icon("copy"),
+          "Copy",
+        );
+        return h(
+          "section",
+          {},
+          h("h3", {}, name),
+          button,
+          h("pre", { tabIndex: 0, dataset: { language: name } }, h("code", {}, shown(code))),
+        );
+      });
     this.codePanel.replaceChildren(...blocks);
   }
 
@@ -152,16 +206,30 @@ export class Output {
 }
 
 function idle() {
-  return h("div", { class: "idle" },
+  return h(
+    "div",
+    { class: "idle" },
     h("img", { src: "/static/favicon.svg", alt: "", width: 56, height: 56 }),
     h("p", {}, "The result appears here."),
-    h("p", { class: "faint" }, h("kbd", {}, "Ctrl"), " ", h("kbd", {}, "Enter"), " runs, ", h("kbd", {}, "Esc"), " cancels"));
+    h(
+      "p",
+      { class: "faint" },
+      h("kbd", {}, "Ctrl"),
+      " ",
+      h("kbd", {}, "Enter"),
+      " runs, ",
+      h("kbd", {}, "Esc"),
+      " cancels",
+    ),
+  );
 }
 
 /** An event of a stream as a line, without its pictures. */
 function eventAsLog(event) {
   const text = JSON.stringify(event, (_, value) =>
-    typeof value === "string" && value.startsWith("data:") ? `${value.slice(0, value.indexOf(",") + 1)}…` : value,
+    typeof value === "string" && value.startsWith("data:")
+      ? `${value.slice(0, value.indexOf(",") + 1)}…`
+      : value,
   );
   return { message: text, level: "event" };
 }

@@ -44,8 +44,11 @@ class Playground {
     }
     this.endpoints = readEndpoints(this.schema);
     this.forms.clear();
-    at("endpoint").replaceChildren(...this.endpoints.map(({ path, title }) =>
-      h("option", { value: path }, `${path}  ·  ${title}`)));
+    at("endpoint").replaceChildren(
+      ...this.endpoints.map(({ path, title }) =>
+        h("option", { value: path }, `${path}  ·  ${title}`),
+      ),
+    );
     await this.strip.show();
     this.followAddress();
   }
@@ -54,12 +57,17 @@ class Playground {
   async tellState() {
     const app = (await listApps()).find(({ name }) => name === this.app);
     const place = at("form").querySelector(".nothing");
-    if (app && app.state !== "ready" && !this.schema) place?.replaceChildren(`${this.app}: ${app.state}`);
+    if (app && app.state !== "ready" && !this.schema)
+      place?.replaceChildren(`${this.app}: ${app.state}`);
   }
 
   showFailure(error) {
     if (error.status === 401 || error.status === 403) this.tools.askForKey();
-    const again = h("button", { type: "button", class: "plain", onclick: () => this.open() }, "Try again");
+    const again = h(
+      "button",
+      { type: "button", class: "plain", onclick: () => this.open() },
+      "Try again",
+    );
     at("form").replaceChildren(h("div", { class: "nothing" }, h("p", {}, error.message), again));
   }
 
@@ -79,7 +87,10 @@ class Playground {
 
   choose(path) {
     const endpoint = this.endpoints.find((each) => each.path === path);
-    if (!endpoint) return at("form").replaceChildren(h("p", { class: "nothing" }, "This app has no endpoint to call."));
+    if (!endpoint)
+      return at("form").replaceChildren(
+        h("p", { class: "nothing" }, "This app has no endpoint to call."),
+      );
     at("endpoint").value = path;
     at("about").textContent = endpoint.help;
     at("about").hidden = !endpoint.help;
@@ -112,7 +123,8 @@ class Playground {
     addEventListener("paste", (event) => this.onPaste(event));
     addEventListener("hashchange", () => this.followAddress());
     // A file that misses its field would replace the page.
-    for (const kind of ["dragover", "drop"]) addEventListener(kind, (event) => event.preventDefault());
+    for (const kind of ["dragover", "drop"])
+      addEventListener(kind, (event) => event.preventDefault());
   }
 
   onKey(event) {
@@ -179,7 +191,11 @@ class Playground {
     if (run.requestId !== run.linkedId || run.linkedId === undefined) {
       run.linkedId = run.requestId;
       const { path } = run.endpoint;
-      history.replaceState(null, "", toFragment({ path, input: run.input, requestId: run.requestId }));
+      history.replaceState(
+        null,
+        "",
+        toFragment({ path, input: run.input, requestId: run.requestId }),
+      );
       this.keep(run);
     }
     if (run.isOver && !run.isKept) {
@@ -241,7 +257,9 @@ class Playground {
   }
 }
 
-const app = decodeURIComponent(location.pathname).replace(/^\/playground\//, "").replace(/\/$/, "");
+const app = decodeURIComponent(location.pathname)
+  .replace(/^\/playground\//, "")
+  .replace(/\/$/, "");
 const cut = app.lastIndexOf("/");
 at("owner").textContent = app.slice(0, cut + 1);
 at("name").textContent = app.slice(cut + 1);

@@ -17,9 +17,12 @@ export function showResult(value) {
   const rest = withoutMedia(value);
   const texts = textsOf(rest);
   parts.push(...texts.map(([name, text]) => textBlock(name, text)));
-  const facts = Object.entries(rest ?? {}).filter(([name]) => !texts.some(([each]) => each === name));
+  const facts = Object.entries(rest ?? {}).filter(
+    ([name]) => !texts.some(([each]) => each === name),
+  );
   if (isPlain(rest) && facts.length && facts.length <= MOST_FACTS) parts.push(factList(facts));
-  else if (!parts.length || (facts.length && typeof rest === "object")) parts.push(h("div", { class: "tree" }, tree(rest ?? value)));
+  else if (!parts.length || (facts.length && typeof rest === "object"))
+    parts.push(h("div", { class: "tree" }, tree(rest ?? value)));
   return h("div", { class: "result" }, ...parts);
 }
 
@@ -27,12 +30,20 @@ export function showResult(value) {
 export function showError(error) {
   const heading = error.status ? `${error.status} ${error.type ?? ""}`.trim() : "Not sent";
   const problems = (error.problems ?? []).map(({ loc, msg }) =>
-    h("li", {}, h("code", {}, loc.filter((step) => step !== "body").join(".") || "body"), ` ${msg}`),
+    h(
+      "li",
+      {},
+      h("code", {}, loc.filter((step) => step !== "body").join(".") || "body"),
+      ` ${msg}`,
+    ),
   );
-  return h("div", { class: "failure", role: "alert" },
+  return h(
+    "div",
+    { class: "failure", role: "alert" },
     h("h3", {}, heading),
     h("p", {}, error.message),
-    problems.length ? h("ul", {}, ...problems) : null);
+    problems.length ? h("ul", {}, ...problems) : null,
+  );
 }
 
 /** A preview of work that goes on; the same element is used again, so that nothing flickers. */
@@ -49,8 +60,17 @@ export class Preview {
 }
 
 function enlarge(url, label) {
-  const close = h("button", { type: "button", class: "quiet", "aria-label": "Close" }, icon("cross"));
-  const dialog = h("dialog", { class: "light", "aria-label": label }, h("img", { src: url, alt: label }), close);
+  const close = h(
+    "button",
+    { type: "button", class: "quiet", "aria-label": "Close" },
+    icon("cross"),
+  );
+  const dialog = h(
+    "dialog",
+    { class: "light", "aria-label": label },
+    h("img", { src: url, alt: label }),
+    close,
+  );
   dialog.addEventListener("click", () => dialog.close());
   dialog.addEventListener("close", () => dialog.remove());
   document.body.append(dialog);
@@ -63,7 +83,9 @@ function withoutMedia(value, isTop = true) {
   if (!isTop && isMedia(value)) return undefined;
   if (isTop && isMedia(value)) return undefined;
   if (Array.isArray(value)) {
-    const rest = value.map((each) => withoutMedia(each, false)).filter((each) => each !== undefined);
+    const rest = value
+      .map((each) => withoutMedia(each, false))
+      .filter((each) => each !== undefined);
     return rest.length || !value.length ? rest : undefined;
   }
   const entries = Object.entries(value).map(([name, each]) => [name, withoutMedia(each, false)]);
@@ -81,7 +103,9 @@ function textsOf(value) {
   if (typeof value === "string") return [["", value]];
   if (!value || typeof value !== "object" || Array.isArray(value)) return [];
   const strings = Object.entries(value).filter(([, each]) => typeof each === "string");
-  return strings.filter(([, text], _, all) => text.length > 60 || text.includes("\n") || all.length === 1);
+  return strings.filter(
+    ([, text], _, all) => text.length > 60 || text.includes("\n") || all.length === 1,
+  );
 }
 
 function textBlock(name, text) {
@@ -89,8 +113,16 @@ function textBlock(name, text) {
 }
 
 function isPlain(value) {
-  const isSmall = (each) => each === null || typeof each !== "object" || (Array.isArray(each) && each.every((one) => typeof one !== "object"));
-  return value && typeof value === "object" && !Array.isArray(value) && Object.values(value).every(isSmall);
+  const isSmall = (each) =>
+    each === null ||
+    typeof each !== "object" ||
+    (Array.isArray(each) && each.every((one) => typeof one !== "object"));
+  return (
+    value &&
+    typeof value === "object" &&
+    !Array.isArray(value) &&
+    Object.values(value).every(isSmall)
+  );
 }
 
 function factList(facts) {

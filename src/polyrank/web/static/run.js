@@ -90,7 +90,8 @@ export class Run extends EventTarget {
     try {
       await work();
     } catch (error) {
-      if (!this.isLeft) this.fail(error instanceof ApiError ? error : new ApiError(0, error.message));
+      if (!this.isLeft)
+        this.fail(error instanceof ApiError ? error : new ApiError(0, error.message));
     }
   }
 
@@ -126,7 +127,8 @@ export class Run extends EventTarget {
     for await (const { id, data } of api.watchEvents(app, requestId, this.told, stopper.signal)) {
       this.told = id;
       if (data === "[DONE]") continue;
-      if (data?.error_type) this.broken = new ApiError(500, data.detail ?? data.error, data.error_type);
+      if (data?.error_type)
+        this.broken = new ApiError(500, data.detail ?? data.error, data.error_type);
       else this.noteEvent(data);
     }
   }
@@ -158,7 +160,8 @@ export class Run extends EventTarget {
       } catch (error) {
         const isLost = error.status === 0 || error.status === 503 || error instanceof TypeError;
         const isFull = error.status === 429;
-        if (this.isLeft || this.isUnwanted && isFirst || !(isFull || isLost && !isFirst)) throw error;
+        if (this.isLeft || (this.isUnwanted && isFirst) || !(isFull || (isLost && !isFirst)))
+          throw error;
         if (isLost) this.state = "lost";
         this.reason = isFull ? "the queue is full" : "";
         this.change();
@@ -169,7 +172,9 @@ export class Run extends EventTarget {
 
   fail(error) {
     this.error = error;
-    this.finish(error.status === 499 || this.isUnwanted && !this.requestId ? "cancelled" : "failed");
+    this.finish(
+      error.status === 499 || (this.isUnwanted && !this.requestId) ? "cancelled" : "failed",
+    );
   }
 
   finish(state) {

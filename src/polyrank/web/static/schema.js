@@ -1,8 +1,8 @@
 /**
  * An app's OpenAPI document, read into endpoints and fields: what a form needs, and nothing else.
  *
- * A field is `{ kind, name, title, help, required, nullable, default, example, … }`; `kind` is one
- * of text, number, toggle, choice, constant, file, size, list, group, map, union, any.
+ * A field is `{ kind, name, title, help, required, nullable, default, example, … }`; `kind` is
+ * one of text, number, toggle, choice, constant, file, size, list, group, map, union, any.
  */
 
 const FILE_KINDS = ["image", "video", "audio", "file"];
@@ -19,7 +19,10 @@ const ANY_MESSAGE = {
 
 /** The endpoints of an app, in its order. */
 export function readEndpoints(document) {
-  const paths = new Set([...(document["x-fal-order-paths"] ?? []), ...Object.keys(document.paths ?? {})]);
+  const paths = new Set([
+    ...(document["x-fal-order-paths"] ?? []),
+    ...Object.keys(document.paths ?? {}),
+  ]);
   return [...paths]
     .filter((path) => document.paths[path] && !path.endsWith("/{token}/{name}"))
     .map((path) => readEndpoint(document, path));
@@ -41,7 +44,13 @@ function readEndpoint(document, path) {
 
 /** A realtime endpoint, whose messages have a schema, or a plain websocket, whose have none. */
 function readWebSocket(document, path, item) {
-  const { type, operationId = path, input, realtimeMode: mode, contentType } = item["x-fal-protocol"];
+  const {
+    type,
+    operationId = path,
+    input,
+    realtimeMode: mode,
+    contentType,
+  } = item["x-fal-protocol"];
   const isRealtime = type === "realtime" && Object.keys(input ?? {}).length > 0;
   const words = operationId.replaceAll("_", " ");
   return {
@@ -51,7 +60,9 @@ function readWebSocket(document, path, item) {
     kind: type,
     mode,
     contentType,
-    input: isRealtime ? readField(document, input, { name: "", required: true }) : ANY_MESSAGE[type],
+    input: isRealtime
+      ? readField(document, input, { name: "", required: true })
+      : ANY_MESSAGE[type],
   };
 }
 
@@ -191,7 +202,10 @@ function title(schema, name) {
 }
 
 function firstParagraph(text) {
-  return (text ?? "").trim().split(/\n\s*\n/)[0].replace(/\s+/g, " ");
+  return (text ?? "")
+    .trim()
+    .split(/\n\s*\n/)[0]
+    .replace(/\s+/g, " ");
 }
 
 function fileKind(schema, name) {
@@ -216,7 +230,8 @@ function isLong(schema, name) {
 
 function limits(schema) {
   const isWhole = schema.type === "integer";
-  const span = (schema.maximum ?? schema.exclusiveMaximum) - (schema.minimum ?? schema.exclusiveMinimum);
+  const span =
+    (schema.maximum ?? schema.exclusiveMaximum) - (schema.minimum ?? schema.exclusiveMinimum);
   const step = schema.multipleOf ?? (isWhole ? 1 : fineStep(span));
   const least = schema.minimum ?? above(schema.exclusiveMinimum, step);
   const most = schema.maximum ?? above(schema.exclusiveMaximum, -step);

@@ -194,5 +194,7 @@ function withPictures(value) {
   }
   if (Array.isArray(value)) return value.map(withPictures);
   if (!value || typeof value !== "object") return value;
-  return Object.fromEntries(Object.entries(value).map(([name, each]) => [name, withPictures(each)]));
+  return Object.fromEntries(
+    Object.entries(value).map(([name, each]) => [name, withPictures(each)]),
+  );
 }

@@ -77,8 +77,9 @@ function pythonLiteral(value, indent = "") {
   if (typeof value !== "object") return JSON.stringify(value);
   const isList = Array.isArray(value);
   const [open, close] = isList ? "[]" : "{}";
-  const rows = Object.entries(value).map(([name, each]) =>
-    `${deeper}${isList ? "" : `${JSON.stringify(name)}: `}${pythonLiteral(each, deeper)},\n`,
+  const rows = Object.entries(value).map(
+    ([name, each]) =>
+      `${deeper}${isList ? "" : `${JSON.stringify(name)}: `}${pythonLiteral(each, deeper)},\n`,
   );
   return rows.length ? `${open}\n${rows.join("")}${indent}${close}` : open + close;
 }
@@ -88,11 +89,15 @@ function javaScript({ origin, app, endpoint, input, needsKey }) {
   const name = JSON.stringify(idOf(app, endpoint));
   const isStream = endpoint.kind === "stream";
   // The client puts /stream behind what does not end in it.
-  if (isStream && !endpoint.path.endsWith("/stream")) return fetchScript(origin, app, endpoint, input, needsKey);
+  if (isStream && !endpoint.path.endsWith("/stream"))
+    return fetchScript(origin, app, endpoint, input, needsKey);
   const json = JSON.stringify(input, null, 2)?.replaceAll("\n", "\n  ");
   const options = input === undefined ? "" : `, {\n  input: ${json},\n}`;
   const call = isStream
-    ? [`const stream = await fal.stream(${name}${options});`, "for await (const event of stream) console.log(event);"]
+    ? [
+        `const stream = await fal.stream(${name}${options});`,
+        "for await (const event of stream) console.log(event);",
+      ]
     : [`const { data } = await fal.subscribe(${name}${options});`, "console.log(data);"];
   return [
     `import { createFalClient } from "@fal-ai/client";`,
@@ -120,8 +125,14 @@ function fetchScript(origin, app, endpoint, input, needsKey) {
 function socketScript(origin, app, endpoint, input, needsKey) {
   const url = `${origin.replace("http", "ws")}/run/${idOf(app, endpoint)}`;
   const isPlain = endpoint.kind === "websocket" || /json/.test(endpoint.contentType ?? "");
-  const value = JSON.stringify(endpoint.kind === "websocket" ? (input?.message ?? "") : input, null, 2);
-  const sent = endpoint.kind === "websocket" ? value : `${isPlain ? "JSON.stringify" : "encode"}(${value})`;
+  const value = JSON.stringify(
+    endpoint.kind === "websocket" ? (input?.message ?? "") : input,
+    null,
+    2,
+  );
+  const sent =
+    endpoint.kind === "websocket" ? value : `${isPlain ? "JSON.stringify" : "encode"}(${value})`;
+  const read = isPlain ? "data" : `typeof data === "string" ? data : decode(data)`;
   const token = [
     `const answer = await fetch(${JSON.stringify(`${origin}/tokens/`)}, {`,
     `  method: "POST",`,
@@ -137,7 +148,7 @@ function socketScript(origin, app, endpoint, input, needsKey) {
     `const socket = new WebSocket(${address});`,
     `socket.binaryType = "arraybuffer";`,
     `socket.onopen = () => socket.send(${sent});`,
-    `socket.onmessage = ({ data }) => console.log(${isPlain ? "data" : `typeof data === "string" ? data : decode(data)`});`,
+    `socket.onmessage = ({ data }) => console.log(${read});`,
   ].join("\n");
 }
 

@@ -21,12 +21,26 @@ export class Strip {
 
   item(run, isChosen) {
     const label = `${run.state}, ${moment(run.at)}${run.path === "/" ? "" : `, ${run.path}`}`;
-    const picture = run.thumb ? h("img", { src: run.thumb, alt: "" }) : h("span", { class: "gist" }, gist(run));
-    return h("li", {},
-      h("button", { type: "button", class: `past-run ${run.state}`, "aria-current": isChosen ? "true" : null,
-        title: label, onclick: () => this.onChoose(run) },
-        picture, h("span", { class: "caption" }, h("span", { class: "dot" }), moment(run.at)),
-        h("span", { class: "unseen" }, label)));
+    const picture = run.thumb
+      ? h("img", { src: run.thumb, alt: "" })
+      : h("span", { class: "gist" }, gist(run));
+    return h(
+      "li",
+      {},
+      h(
+        "button",
+        {
+          type: "button",
+          class: `past-run ${run.state}`,
+          "aria-current": isChosen ? "true" : null,
+          title: label,
+          onclick: () => this.onChoose(run),
+        },
+        picture,
+        h("span", { class: "caption" }, h("span", { class: "dot" }), moment(run.at)),
+        h("span", { class: "unseen" }, label),
+      ),
+    );
   }
 
   async forget() {
@@ -37,8 +51,11 @@ export class Strip {
 
 /** The few words that tell a run from others. */
 function gist({ input, result, path }) {
-  const values = Object.values(input ?? {}).filter((each) => typeof each === "string" || typeof each === "number");
-  const said = typeof result === "string" ? result : values.find((each) => !String(each).startsWith("data:"));
+  const values = Object.values(input ?? {}).filter(
+    (each) => typeof each === "string" || typeof each === "number",
+  );
+  const said =
+    typeof result === "string" ? result : values.find((each) => !String(each).startsWith("data:"));
   return String(said ?? path).slice(0, 60);
 }
 
@@ -46,5 +63,7 @@ function moment(at) {
   const time = new Date(at);
   const isToday = Date.now() - at < DAY_MS && time.getDate() === new Date().getDate();
   const clock = time.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
-  return isToday ? clock : `${time.toLocaleDateString([], { month: "short", day: "numeric" })}, ${clock}`;
+  return isToday
+    ? clock
+    : `${time.toLocaleDateString([], { month: "short", day: "numeric" })}, ${clock}`;
 }

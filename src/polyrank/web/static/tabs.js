@@ -9,8 +9,18 @@ export class Tabs {
     for (const [title, panel] of Object.entries(panels)) {
       const id = uniqueId("panel");
       const count = h("span", { class: "count" });
-      const tab = h("button", { type: "button", role: "tab", id: `${id}-tab`, "aria-controls": id,
-        onclick: () => this.choose(title) }, title, count);
+      const tab = h(
+        "button",
+        {
+          type: "button",
+          role: "tab",
+          id: `${id}-tab`,
+          "aria-controls": id,
+          onclick: () => this.choose(title),
+        },
+        title,
+        count,
+      );
       panel.id = id;
       panel.setAttribute("role", "tabpanel");
       panel.setAttribute("aria-labelledby", `${id}-tab`);

@@ -25,7 +25,12 @@ function themeLabel() {
 }
 
 function makeKeyDialog(onKey) {
-  const input = h("input", { type: "password", id: "key", autocomplete: "off", placeholder: "id:secret" });
+  const input = h("input", {
+    type: "password",
+    id: "key",
+    autocomplete: "off",
+    placeholder: "id:secret",
+  });
   const keep = () => {
     key.value = input.value.trim();
     dialog.close();
@@ -35,12 +40,20 @@ function makeKeyDialog(onKey) {
     "form",
     { method: "dialog", onsubmit: (event) => (event.preventDefault(), keep()) },
     h("h2", {}, "API key"),
-    h("p", { class: "help" }, "Sent with every call to this server, and forgotten when this tab is closed. A server on this machine may need none."),
+    h(
+      "p",
+      { class: "help" },
+      "Sent with every call to this server, and forgotten when this tab is closed. " +
+        "A server on this machine may need none.",
+    ),
     h("label", { for: "key" }, "Key"),
     input,
-    h("div", { class: "actions" },
+    h(
+      "div",
+      { class: "actions" },
       h("button", { type: "submit", class: "primary" }, "Use"),
-      h("button", { type: "button", class: "plain", onclick: () => dialog.close() }, "Close")),
+      h("button", { type: "button", class: "plain", onclick: () => dialog.close() }, "Close"),
+    ),
   );
   const dialog = h("dialog", { class: "key" }, form);
   dialog.addEventListener("beforetoggle", () => (input.value = key.value));

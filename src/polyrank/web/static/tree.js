@@ -17,7 +17,12 @@ export function tree(value, name = null, level = 0) {
   const [open, close] = Array.isArray(value) ? "[]" : "{}";
   if (!entries.length) return h("div", { class: "leaf" }, ...label, open + close);
   const count = entries.length;
-  const summary = h("summary", {}, ...label, h("span", { class: "count" }, `${open} ${count} ${close}`));
+  const summary = h(
+    "summary",
+    {},
+    ...label,
+    h("span", { class: "count" }, `${open} ${count} ${close}`),
+  );
   const node = h("details", { open: level < OPEN_LEVELS && count <= SHOWN_ITEMS }, summary);
   const fill = () => {
     if (node.open && node.childElementCount === 1) node.append(...rows(entries, level));
@@ -37,5 +42,10 @@ function scalar(value) {
   const kind = value === null ? "null" : typeof value;
   const text = JSON.stringify(value);
   if (text.length <= SHOWN_LETTERS) return h("span", { class: kind }, text);
-  return h("span", { class: kind }, text.slice(0, 80), h("span", { class: "count" }, ` … ${text.length} letters`));
+  return h(
+    "span",
+    { class: kind },
+    text.slice(0, 80),
+    h("span", { class: "count" }, ` … ${text.length} letters`),
+  );
 }

@@ -10,7 +10,12 @@ const MOST_LETTERS = 34;
 export class ToggleControl extends Control {
   constructor(field) {
     super(field);
-    this.input = h("input", { ...this.described, type: "checkbox", role: "switch", name: field.name });
+    this.input = h("input", {
+      ...this.described,
+      type: "checkbox",
+      role: "switch",
+      name: field.name,
+    });
     const label = h("label", { for: this.id, title: field.name }, field.title);
     this.element.append(h("div", { class: "toggle-row" }, label, this.input));
     if (this.help) this.element.append(this.help);

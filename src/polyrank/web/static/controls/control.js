@@ -52,7 +52,12 @@ export class Control {
     const { field } = this;
     this.element.setAttribute("role", "group");
     this.element.setAttribute("aria-labelledby", `${this.id}-title`);
-    const title = h("span", { id: `${this.id}-title`, title: field.name }, field.title, this.mark());
+    const title = h(
+      "span",
+      { id: `${this.id}-title`, title: field.name },
+      field.title,
+      this.mark(),
+    );
     this.element.append(h("div", { class: "label" }, title, beside ?? ""));
     if (this.help) this.element.append(this.help);
     this.element.append(content, this.problem);

@@ -23,7 +23,8 @@ export class FileControl extends Control {
     this.zone = h(
       "button",
       { type: "button", class: "zone", ...this.described, onclick: () => this.picker.click() },
-      this.shown, this.text,
+      this.shown,
+      this.text,
     );
     const holder = h("div", { class: "drop" }, this.zone, this.remover, this.picker);
     this.layOut(this.zone, this.makeAddress());
@@ -61,7 +62,9 @@ export class FileControl extends Control {
     if (!file) return;
     this.clearProblems();
     if (!this.takes(file)) {
-      this.showProblem(`${file.name || "This"} is ${file.type}; ${this.field.accepts} is asked for`);
+      this.showProblem(
+        `${file.name || "This"} is ${file.type}; ${this.field.accepts} is asked for`,
+      );
       return;
     }
     this.known = {};
@@ -112,7 +115,10 @@ export class FileControl extends Control {
       if (!address.hidden) address.focus();
     });
     const address = h("input", {
-      type: "url", placeholder: "https://…", hidden: true, "aria-label": `${this.field.title}, URL`,
+      type: "url",
+      placeholder: "https://…",
+      hidden: true,
+      "aria-label": `${this.field.title}, URL`,
     });
     address.addEventListener("change", () => {
       this.value = address.value.trim() || undefined;

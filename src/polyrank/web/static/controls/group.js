@@ -57,14 +57,23 @@ export class GroupControl extends Control {
       (isShown ? shown : folded).push(control.element);
     }
     if (folded.length < WORTH_FOLDING) return [...shown, ...folded];
-    const title = h("summary", {}, "More settings", h("span", { class: "count" }, String(folded.length)));
-    return [...shown, h("details", { class: "more" }, title, h("div", { class: "fields" }, ...folded))];
+    const title = h(
+      "summary",
+      {},
+      "More settings",
+      h("span", { class: "count" }, String(folded.length)),
+    );
+    return [
+      ...shown,
+      h("details", { class: "more" }, title, h("div", { class: "fields" }, ...folded)),
+    ];
   }
 
   /** Whether an optional object is there at all. */
   makeSwitch() {
     const { required, nullable, title } = this.field;
-    const isOptional = nullable || (!required && this.field.default === undefined && this.field.name);
+    const isOptional =
+      nullable || (!required && this.field.default === undefined && this.field.name);
     if (!isOptional) return null;
     this.switch = h("input", { type: "checkbox", role: "switch", "aria-label": `Give ${title}` });
     this.switch.addEventListener("input", () => (this.body.hidden = this.isOff));

@@ -12,8 +12,14 @@ export class ListControl extends Control {
     this.rows = h("div", { class: "items" });
     this.adder = h(
       "button",
-      { type: "button", class: "quiet add", "aria-label": `Add to ${field.title}`, onclick: () => this.addByHand() },
-      icon("plus"), "Add",
+      {
+        type: "button",
+        class: "quiet add",
+        "aria-label": `Add to ${field.title}`,
+        onclick: () => this.addByHand(),
+      },
+      icon("plus"),
+      "Add",
     );
     this.layOutGroup(this.rows, this.adder);
     this.value = field.default;
@@ -25,7 +31,8 @@ export class ListControl extends Control {
 
   get value() {
     const values = this.controls.map((each) => each.value).filter((each) => each !== undefined);
-    const isLeftOut = !values.length && (this.field.default === undefined || this.field.default === null);
+    const isLeftOut =
+      !values.length && (this.field.default === undefined || this.field.default === null);
     return isLeftOut && !this.field.required ? undefined : values;
   }
 
@@ -65,7 +72,9 @@ export class ListControl extends Control {
     this.items.splice(at, 1);
     item.row.remove();
     this.limit();
-    (this.controls[Math.min(at, this.items.length - 1)] ?? { focus: () => this.adder.focus() }).focus();
+    (
+      this.controls[Math.min(at, this.items.length - 1)] ?? { focus: () => this.adder.focus() }
+    ).focus();
     this.announce();
   }
 
@@ -79,7 +88,10 @@ export class ListControl extends Control {
 export class MapControl extends ListControl {
   constructor(field, make) {
     const entry = { kind: "entry", name: "", title: "", item: field.item, required: true };
-    super({ ...field, item: entry, least: 0, most: Infinity }, (each) => new EntryControl(each, make));
+    super(
+      { ...field, item: entry, least: 0, most: Infinity },
+      (each) => new EntryControl(each, make),
+    );
   }
 
   get value() {
@@ -100,7 +112,11 @@ export class MapControl extends ListControl {
 class EntryControl extends Control {
   constructor(field, make) {
     super(field);
-    this.input = h("input", { type: "text", placeholder: "name", "aria-label": `${field.title}, name` });
+    this.input = h("input", {
+      type: "text",
+      placeholder: "name",
+      "aria-label": `${field.title}, name`,
+    });
     this.inner = make({ ...field.item, title: `${field.title}, value`, help: "" });
     this.element.append(this.input, this.inner.element, this.problem);
   }

@@ -11,8 +11,14 @@ export class NumberControl extends Control {
     const step = field.isWhole || field.isExact ? field.step : "any";
     const placeholder = String(field.example ?? (field.name === "seed" ? "random" : ""));
     const input = h("input", {
-      ...this.described, ...limits, step, placeholder, type: "number", name: field.name,
-      inputMode: field.isWhole ? "numeric" : "decimal", autocomplete: "off",
+      ...this.described,
+      ...limits,
+      step,
+      placeholder,
+      type: "number",
+      name: field.name,
+      inputMode: field.isWhole ? "numeric" : "decimal",
+      autocomplete: "off",
     });
     this.slider = field.isSlider ? this.makeSlider(limits) : null;
     const beside = field.name === "seed" ? this.makeDice() : null;
@@ -53,7 +59,8 @@ export class NumberControl extends Control {
   /** Moves the slider to where the number is. */
   follow() {
     if (!this.slider) return;
-    this.slider.value = this.input.value === "" ? (this.field.default ?? this.field.least) : this.input.value;
+    this.slider.value =
+      this.input.value === "" ? (this.field.default ?? this.field.least) : this.input.value;
     this.paint();
   }
 

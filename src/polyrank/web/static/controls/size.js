@@ -4,12 +4,19 @@ import { h } from "../dom.js";
 import { Control } from "./control.js";
 
 const RATIOS = {
-  square_hd: [1, 1], square: [1, 1], portrait_4_3: [3, 4], portrait_16_9: [9, 16],
-  landscape_4_3: [4, 3], landscape_16_9: [16, 9],
+  square_hd: [1, 1],
+  square: [1, 1],
+  portrait_4_3: [3, 4],
+  portrait_16_9: [9, 16],
+  landscape_4_3: [4, 3],
+  landscape_16_9: [16, 9],
 };
 const NAMES = {
-  square_hd: "square HD", portrait_4_3: "3:4", portrait_16_9: "9:16",
-  landscape_4_3: "4:3", landscape_16_9: "16:9",
+  square_hd: "square HD",
+  portrait_4_3: "3:4",
+  portrait_16_9: "9:16",
+  landscape_4_3: "4:3",
+  landscape_16_9: "16:9",
 };
 const CUSTOM = "custom";
 
@@ -59,6 +66,12 @@ export class SizeControl extends Control {
     shape.style.aspectRatio = `${wide} / ${high}`;
     shape.style[wide >= high ? "width" : "height"] = name === "square" ? "60%" : "100%";
     const label = NAMES[name] ?? name.replaceAll("_", " ");
-    return h("label", { title: name }, button, h("span", { class: "frame" }, shape), h("span", {}, label));
+    return h(
+      "label",
+      { title: name },
+      button,
+      h("span", { class: "frame" }, shape),
+      h("span", {}, label),
+    );
   }
 }

@@ -12,7 +12,9 @@ export class UnionControl extends Control {
     );
     const isOptional = field.nullable || (!field.required && field.default === undefined);
     const none = isOptional ? [h("option", { value: "-1" }, "default")] : [];
-    const options = field.variants.map((each, at) => h("option", { value: String(at) }, nameOf(each, field.tag)));
+    const options = field.variants.map((each, at) =>
+      h("option", { value: String(at) }, nameOf(each, field.tag)),
+    );
     const label = { "aria-label": `Kind of ${field.title}` };
     this.chooser = h("select", { class: "kind", ...label }, ...none, ...options);
     this.chooser.addEventListener("input", () => this.show());
@@ -94,8 +96,11 @@ export function fits(field, value) {
 function fitsGroup(field, value) {
   const names = field.fields.map((each) => each.name);
   const isKnown = Object.keys(value).every((name) => names.includes(name));
-  return isKnown && field.fields.every(({ name, required, ...each }) =>
-    value[name] === undefined ? !required : value[name] === null || fits(each, value[name]),
+  return (
+    isKnown &&
+    field.fields.every(({ name, required, ...each }) =>
+      value[name] === undefined ? !required : value[name] === null || fits(each, value[name]),
+    )
   );
 }
 
