@@ -542,7 +542,6 @@ def test_the_code_that_is_shown_makes_the_same_call(
     else:
         count(page, 2, 0.0, path)
     if language == "Python":
-        pytest.importorskip("polyrank.client", reason="the client is not there yet")
         file, command = tmp_path / "call.py", [sys.executable]
     else:
         modules = ROOT / "tests" / "e2e" / "server" / "js" / "node_modules"

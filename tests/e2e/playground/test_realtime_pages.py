@@ -7,12 +7,6 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 from polyrank_program import ROOT, Program
 
-import polyrank
-
-pytestmark = pytest.mark.skipif(
-    not hasattr(polyrank, "realtime"), reason="realtime endpoints are not there yet"
-)
-
 
 @pytest.fixture(scope="module")
 def realtime_site() -> Iterator[str]:
