@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute, Route
 from polyrank.errors import InvalidInput, PolyrankError
 from polyrank.gateway.addresses import for_the_app, place
 from polyrank.gateway.answers import read_body, start_timeout, webhook_url
+from polyrank.gateway.bounds import Bounds
 from polyrank.gateway.callers import caller_of
 from polyrank.gateway.filing import Filing
 from polyrank.gateway.notices import Notices
@@ -62,9 +63,15 @@ class Queue:
     """The handlers of the queue's routes."""
 
     def __init__(
-        self, requests: Requests, apps: Registry, notices: Notices, filing: Filing
+        self,
+        requests: Requests,
+        apps: Registry,
+        notices: Notices,
+        filing: Filing,
+        bounds: Bounds,
     ) -> None:
         self._filing = filing
+        self._bounds = bounds
         self._requests = requests
         self._apps = apps
         self._notices = notices
@@ -117,6 +124,7 @@ class Queue:
         queued, wanted = await self._apps.find(request.url.path)
         start_timeout_s = start_timeout(request) or queued.app.limits.start_timeout_s
         query = for_the_app(request.url.query)
+        await self._bounds.check(wanted.app)
         submitted = await self._requests.submit(
             NewRequest(
                 app=wanted.app,
