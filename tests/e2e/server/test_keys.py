@@ -144,6 +144,9 @@ async def test_a_request_is_its_submitters_and_the_admins_business(here: Platfor
         assert (await here.client.get(path, headers=REMOTE)).status_code == 401
         for who in (ann, admin, {}):  # on this machine everybody is an admin
             assert (await here.client.get(path, headers=who)).status_code == 200
+    for who, seen in ((ann, [id]), (bob, []), (admin, [id])):
+        listed = (await here.client.get(f"{QUEUE}/requests", headers=who)).json()["requests"]
+        assert [each["request_id"] for each in listed] == seen
     foreign = await here.client.put(f"{below}/cancel", headers=bob)
     assert (foreign.status_code, foreign.json()) == (404, {"status": "NOT_FOUND"})
     assert (await here.client.put(f"{below}/cancel", headers=ann)).status_code == 400

@@ -16,6 +16,7 @@ import httpx
 import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from polyrank_program import ROOT
 from served import APP, platform, served
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -129,6 +130,24 @@ async def test_the_receiver_is_told_and_can_verify_who_says_so(
     told = await state(client, id, "delivered")
     assert (told["attempts"], told["last_status"], told["last_error"]) == (1, 200, None)
     assert told["url"] == receiver.url and told["next_attempt_at"] is None
+
+
+async def test_the_verification_of_the_docs_tells_ours_from_others(
+    client: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    page = (ROOT / "docs" / "security.md").read_text()
+    names: dict[str, Any] = {}
+    exec(page.split("```python\n")[1].split("```")[0], names)
+    is_genuine = names["is_genuine"]
+    jwks = (await client.get("/.well-known/jwks.json")).json()
+    await submit(client, receiver.url)
+    headers, body = await receiver.next()
+    assert is_genuine(headers, body, jwks)
+    assert not is_genuine(headers, body + b" ", jwks)
+    assert not is_genuine(headers | {"x-fal-webhook-request-id": "other"}, body, jwks)
+    assert not is_genuine(headers, body, jwks, max_age_s=-1)
+    later = str(int(headers["x-fal-webhook-timestamp"]) + 1)
+    assert not is_genuine(headers | {"x-fal-webhook-timestamp": later}, body, jwks)
 
 
 async def test_a_failure_is_told_with_the_apps_reason(
@@ -302,7 +321,7 @@ async def test_a_server_killed_while_it_tells_loses_nothing(
 
     async def start() -> tuple[asyncio.subprocess.Process, str]:
         command = [sys.executable, "-c", SERVE, f"sqlite:///{tmp_path / 'polyrank.db'}"]
-        programs = Path(__file__).resolve().parents[2] / "programs"
+        programs = ROOT / "tests" / "programs"
         process = await asyncio.create_subprocess_exec(
             *command, stdout=asyncio.subprocess.PIPE, cwd=programs
         )
