@@ -263,12 +263,11 @@ async def test_receivers_in_private_networks_are_told_nothing(
     assert receiver.got.empty()
 
 
-@pytest.mark.parametrize("url", ["ftp://host/", "hook", "http://", "http://[::1", "file:///etc/"])
-async def test_what_is_no_address_of_a_receiver_is_refused(
-    client: httpx.AsyncClient, url: str
-) -> None:
-    answer = await client.post(f"{QUEUE}?fal_webhook={quote(url, safe='')}", json={"number": 4})
-    assert answer.status_code == 422 and "fal_webhook" in answer.json()["detail"]
+async def test_what_is_no_address_of_a_receiver_is_refused(client: httpx.AsyncClient) -> None:
+    for url in ("ftp://host/", "hook", "http://", "http://[::1", "file:///etc/", "http://h:p/"):
+        answer = await client.post(QUEUE, json={"number": 4}, params={"fal_webhook": url})
+        assert answer.status_code == 422, url
+        assert "fal_webhook" in answer.json()["detail"]
 
 
 async def test_who_has_nothing_to_be_told_is_404(client: httpx.AsyncClient) -> None:
