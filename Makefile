@@ -15,7 +15,7 @@ endif
 GPUS ?= 2
 TORCHVISION := .tools/torchvision
 
-.PHONY: demo test lint types layers unit bench-runner bench-runner-gpu bench-peers clean
+.PHONY: demo test lint types layers unit bench-runner bench-runner-gpu bench-peers bench-server clean
 demo: $(VENV)/.installed
 	$(VENV)/bin/polyrank demo
 
@@ -46,6 +46,10 @@ bench-runner-gpu: $(VENV)/.installed
 # polyrank beside other servers, each in an environment of its own below build/peers.
 bench-peers: $(VENV)/.installed
 	$(PY) -m benchmarks.peers
+
+# Requests, events and the queue, beside the peers. Needs wrk (apt install wrk).
+bench-server: $(VENV)/.installed
+	$(PY) -m benchmarks.server
 
 # A machine without python3-venv still has pip, which can bring virtualenv.
 $(VENV)/bin/pip:

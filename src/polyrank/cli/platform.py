@@ -46,8 +46,8 @@ class Platform:
         database_url: str | None = None,
         output: IO[str] | None = None,
     ) -> None:
-        """Without a ``database_url``, requests are kept until the end only. ``output`` takes what
-        the app prints. Raises AddressTaken."""
+        """Without a ``database_url``, here or in the settings, requests are kept to the end only.
+        ``output`` takes what the app prints. Raises AddressTaken."""
         self._listening = listen(host, port)
         self._database_url = database_url
         self._replica = LocalReplica(arguments, self._hear, output)
@@ -78,11 +78,12 @@ class Platform:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Serves inside the block; at its end, everything is ended in order."""
+        settings, keys_url = self._access()
         with contextlib.ExitStack() as stack:
+            self._database_url = self._database_url or settings.database_url
             if self._database_url is None:
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="polyrank-"))
                 self._database_url = f"sqlite:///{Path(folder) / 'requests.db'}"
-            settings, keys_url = self._access()
             self._server = server = Server(self._database_url, settings, keys_url=keys_url)
             server.apps.expect()
             async with serving(build(server), self._listening, grace_s=3600) as self._serving:

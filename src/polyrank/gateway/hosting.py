@@ -14,6 +14,8 @@ from polyrank.reports import Limits, Loading, Ready
 
 # How much of the average the latest request's duration is.
 WEIGHT = 0.2
+# How long a replica may take to show that it is still there.
+CHECK_S = 2.0
 
 
 class ReplicaDown(ReplicaUnreachable):
@@ -117,6 +119,23 @@ class HostedApp:
                 # Nothing was sent: the request is for the next replica.
                 if self._upstream is upstream:
                     self.is_gone()
+
+    async def check(self) -> None:
+        """A connection to the replica broke off: finds out whether the replica is still there.
+
+        A process that is killed closes its sockets one by one; without this, those who wait behind
+        the one it worked for would be sent to it too.
+        """
+        if (upstream := self._upstream) is None:
+            return
+        try:
+            async with asyncio.timeout(CHECK_S):
+                (await upstream.send("GET", b"/health", [], b"")).release()
+        except TimeoutError:
+            pass  # busy, and so not gone
+        except ReplicaUnreachable:
+            if self._upstream is upstream:
+                self.is_gone()
 
     @contextlib.asynccontextmanager
     async def call(

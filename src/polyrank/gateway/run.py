@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from polyrank.errors import PolyrankError, RequestTimeout
+from polyrank.errors import PolyrankError, ReplicaUnreachable, RequestTimeout
 from polyrank.gateway.addresses import for_the_app, place
 from polyrank.gateway.answers import error_answer, read_whole, start_limit
 from polyrank.gateway.hosting import HostedApp
@@ -97,11 +97,15 @@ class _Call:
         headers = [h for h in forwarded(self._headers) if h[0] != b"x-fal-request-id"]
         headers.append((b"x-fal-request-id", self._id))
         headers += place(self._scope, app.name)
-        exchange = await app.send(self._scope["method"], self._target(below), headers, body)
         try:
-            await self._pass_on(exchange)
-        finally:
-            exchange.release()
+            exchange = await app.send(self._scope["method"], self._target(below), headers, body)
+            try:
+                await self._pass_on(exchange)
+            finally:
+                exchange.release()
+        except ReplicaUnreachable:
+            await app.check()
+            raise
 
     async def fail(self, error: PolyrankError) -> None:
         """Says why; in a stream that has begun, as its last event."""
@@ -142,8 +146,12 @@ class _Call:
 
 
 async def _slot(app: HostedApp, slots: asyncio.Semaphore) -> None:
-    await app.ready()
-    await slots.acquire()
+    while True:
+        await app.ready()
+        await slots.acquire()
+        if app.upstream is not None:
+            return
+        slots.release()  # the replica went while we waited for its slot
 
 
 async def _within(

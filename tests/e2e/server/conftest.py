@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from polyrank_program import ROOT
 
@@ -55,6 +56,15 @@ class ServerProcess:
         address = re.fullmatch(r"serving on (\S+)\n", line)
         assert address is not None, line
         self.address = address[1]
+
+    def replica_pid(self) -> int:
+        """The process id of the replica that serves now."""
+        [pid] = [
+            child.pid
+            for child in psutil.Process(self.process.pid).children()
+            if "polyrank.app.replica" in child.cmdline()
+        ]
+        return pid
 
     def end(self, signum: signal.Signals = signal.SIGTERM) -> None:
         self.process.send_signal(signum)
