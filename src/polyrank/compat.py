@@ -78,7 +78,6 @@ _COMPILED = "kept compilations are not there yet"
 REFUSED = {
     "fal.api": _HOSTS,
     "fal.app.AppClient": "call the app in a test with polyrank.app.testing.serve",
-    "fal.app.realtime": "see fal.realtime",
     "fal.apps": "polyrank.client calls apps: submit, subscribe, stream",
     "fal.auth": _ACCOUNT,
     "fal.cloud": _HOSTS,
@@ -91,8 +90,6 @@ REFUSED = {
     "fal.local": _HOSTS,
     "fal.LocalHost": _HOSTS,
     "fal.logging": "use the logging of the standard library; lines get the request's id",
-    "fal.realtime": "realtime endpoints are not there yet: "
-    "endpoint(path, is_websocket=True) serves a plain websocket",
     "fal.sdk.FalServerlessClient": _HOSTS,
     "fal.serverless": _HOSTS,
     "fal.sync": "there is no remote /data to copy to: files are those of this machine",

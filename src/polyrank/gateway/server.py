@@ -33,7 +33,8 @@ from polyrank.gateway.run import RunFace
 from polyrank.gateway.signatures import Signer
 from polyrank.gateway.tokens import Tokens
 from polyrank.gateway.webhooks import Deliveries, Schedule
-from polyrank.settings import ServerSettings
+from polyrank.gateway.websockets import WebSocketFace
+from polyrank.settings import ServerSettings, WebSocketSettings
 from polyrank.store import changes
 from polyrank.store.database import Database
 from polyrank.store.keys import Keys
@@ -218,6 +219,8 @@ def build(server: Server) -> ASGIApp:
         "queue": pages_of([*server.outbox.queue_routes(), *queue.routes()]),
     }
 
+    websockets = WebSocketFace(server.apps, max_bytes=WebSocketSettings().max_bytes)
+
     async def by_face(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await pages(scope, receive, send)
@@ -230,6 +233,8 @@ def build(server: Server) -> ASGIApp:
         scope = {**scope, "path": target.path, "face_prefix": target.prefix, "state": state}
         if target.query is not None:
             scope["query_string"] = target.query
+        if scope["type"] == "websocket":
+            return await websockets(scope, receive, send)
         await faces.get(target.face, pages)(scope, receive, send)
 
     return by_face

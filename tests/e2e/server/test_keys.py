@@ -263,6 +263,17 @@ async def test_a_token_for_nothing_or_for_ever_is_not_issued(here: Platform) -> 
         assert (await here.client.post("/tokens/", json=body)).status_code == 422, body
 
 
+async def test_a_websocket_leads_to_an_app_whatever_its_address(here: Platform) -> None:
+    ann = await here.key(owner="ann")
+    for path in (f"{RUN}/realtime", f"/{APP}/realtime", f"/files/{APP}/realtime"):
+        url = str(here.client.base_url.copy_with(scheme="ws", path=path))
+        for headers, status in ((REMOTE, 401), (ann, 403)):
+            with pytest.raises(InvalidStatus) as refused:
+                async with connect(url, additional_headers=headers):
+                    pass
+            assert refused.value.response.status_code == status, path
+
+
 async def test_a_websocket_is_refused_in_words_that_its_client_understands(here: Platform) -> None:
     url = str(here.client.base_url.copy_with(scheme="ws", path=f"{RUN}/realtime"))
     with pytest.raises(InvalidStatus) as refused:
