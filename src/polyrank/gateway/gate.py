@@ -96,7 +96,7 @@ class Gate:
         wanted = split_app(target.path)
         owner, _, name = ("", "", "") if wanted is None else wanted.app.rpartition("/")
         app = f"{owner}/{name}"
-        if caller.apps is not None and name not in caller.apps:
+        if not caller.may_call(app):
             raise Forbidden(f"the token is not for {app}")
         if caller.is_admin:
             return

@@ -75,6 +75,8 @@ async def test_from_elsewhere_a_good_key_is_needed(here: Platform) -> None:
         401,
         "a key is needed: send Authorization: Key id:secret",
     )
+    for header in ("forwarded", "x-real-ip", "via"):
+        assert (await here.call({header: "203.0.113.7"})).status_code == 401, header
     good = await here.key()
     assert (await here.call(good)).json() == {"double": 42}
     bearer = {**good, "authorization": good["authorization"].replace("Key", "Bearer")}
@@ -243,6 +245,23 @@ async def test_a_token_opens_some_apps_for_a_while(here: Platform) -> None:
         assert (await here.call(REMOTE, f"{RUN}?fal_jwt_token={bad}")).status_code == 401
     over = here.server.tokens.issue(Claims("key:x", None, ("queue-app",)), 0)
     assert (await here.call(REMOTE, f"{RUN}?fal_jwt_token={over}")).status_code == 401
+
+
+async def test_a_token_sees_no_request_of_another_app_or_caller(here: Platform) -> None:
+    ids = {}
+    admin = await here.key(Scope.ADMIN, Scope.API)
+    for name, headers in (("admin", admin), ("other", await here.key())):
+        ids[name] = (await here.call(headers, QUEUE)).json()["request_id"]
+
+    async def status(app: str, name: str) -> int:
+        body = {"allowed_apps": [app]}
+        token = (await here.client.post("/tokens/", json=body, headers=admin)).json()
+        url = f"/queue/local/{app}/requests/{ids[name]}/status?fal_jwt_token={token}"
+        return (await here.client.get(url, headers=REMOTE)).status_code
+
+    assert await status("queue-app", "admin") in (200, 202)
+    assert await status("queue-app", "other") == 404  # though its key may see everything
+    assert await status("another-app", "admin") == 404
 
 
 async def test_a_token_is_no_better_than_its_key(here: Platform) -> None:
