@@ -209,8 +209,8 @@ class Queue:
     async def cancel(self, request: Request) -> Response:
         """Ends a request that waits, and has one that runs stopped on every rank."""
         id = request.path_params["id"]
-        submitter = await self._requests.submitter(id)
-        if submitter is None or not caller_of(request).may_see(submitter):
+        whose = await self._requests.whose(id)
+        if whose is None or not caller_of(request).may_see(*whose):
             return JSONResponse({"status": "NOT_FOUND"}, 404)
         outcome = await self._requests.cancel(id)
         if outcome is Cancelled.UNKNOWN:
@@ -225,7 +225,7 @@ class Queue:
 
     async def _row(self, request: Request) -> RowMapping:
         row = await self._requests.get(request.path_params["id"])
-        if row is None or not caller_of(request).may_see(row["caller"]):
+        if row is None or not caller_of(request).may_see(row["caller"], row["app"]):
             raise UnknownRequest(f"there is no request {request.path_params['id']!r} here")
         return row
 
