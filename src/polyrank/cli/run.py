@@ -121,8 +121,6 @@ def show(platform: Platform, ready: Ready) -> None:
         line = call.curl(address, stream="stream" in path)
         console.print(f"  {line}", soft_wrap=True, markup=False)
     page = f"{platform.url}/playground/{OWNER}/{platform.app_name}"
-    console.print(f"  playground {page}", soft_wrap=True, markup=False)
-    page = f"{platform.url}/playground/{OWNER}/{platform.app_name}"
     console.print(f"  in a browser: {page}", soft_wrap=True)
     if platform.ca_file is not None:
         console.print(f"  callers trust {platform.ca_file}, e.g. curl --cacert", soft_wrap=True)
