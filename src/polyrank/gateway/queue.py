@@ -109,7 +109,7 @@ class Queue:
         once however often and from wherever it is sent; a caller who goes away does not end it."""
         _, submitted = await self._keep(request)
         if "text/event-stream" in request.headers.get("accept", ""):
-            return _event_stream(self._events(submitted.id, 0), submitted.id)
+            return _event_stream(self._events(submitted.id, _last_event(request)), submitted.id)
         with self._notices.watch(submitted.id) as changed:
             while (row := await self._requests.get(submitted.id)) and row["state"] != "done":
                 if self._notices.is_closed:
@@ -257,8 +257,9 @@ class Queue:
                     return
                 if row["state"] == "done":
                     events = events_of(row["answer"] or b"")
-                    if row["error"]:
-                        events = [error_event(row["error"], row["error_type"])]
+                    if row["error"]:  # behind whatever was told before it
+                        events = [b""] * told
+                        events.append(error_event(row["error"], row["error_type"]))
                 else:
                     progress = self._progress(row)
                     events = progress.events if progress is not None else []

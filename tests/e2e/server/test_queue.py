@@ -170,10 +170,10 @@ def test_a_caller_of_run_who_hangs_up_stops_the_work(server, tmp_path: Path) -> 
 def test_a_server_lets_only_so_many_wait(start_server) -> None:
     server = start_server(f"{PROGRAM}::QueueApp", {"POLYRANK_MAX_QUEUED": "3"})
     with httpx.Client(base_url=server.address, timeout=30) as client:
-        assert client.post("/run/local/queue-app", json={"number": 1}).is_success
-        running = [submit(client, {"seconds": 60}, "/work") for _ in range(4)]
-        for id in running:  # all slots are taken
-            with client.stream("GET", f"{APP}/requests/{id}/status/stream") as events:
+        running = []
+        for _ in range(4):  # takes all slots
+            running.append(submit(client, {"seconds": 60}, "/work"))
+            with client.stream("GET", f"{APP}/requests/{running[-1]}/status/stream") as events:
                 next(line for line in events.iter_lines() if "IN_PROGRESS" in line)
         waiting = [submit(client, {"number": 1}) for _ in range(3)]
         refused = client.post(APP, json={"number": 1})
