@@ -28,8 +28,8 @@ def installed() -> Iterator[None]:
 
 # What app files of the reference platform import, by module.
 IMPORTED = {
-    "fal": "App ContainerImage HealthCheck cached endpoint wrap_app __version__",
-    "fal.app": "App endpoint wrap_app",
+    "fal": "App ContainerImage HealthCheck cached endpoint realtime wrap_app __version__",
+    "fal.app": "App endpoint realtime wrap_app",
     "fal.container": "ContainerImage",
     "fal.distributed": "DistributedRunner DistributedWorker",
     "fal.distributed.worker": "DistributedRunner DistributedWorker",

@@ -5,7 +5,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -22,8 +22,9 @@ from polyrank.reports import Ready
 from polyrank.scaler.local import ReplicaArguments
 
 async def main():
-    database, app, port = sys.argv[1:]
-    platform = Platform(ReplicaArguments(app), "127.0.0.1", int(port), database_url=database)
+    database, app, files, port = sys.argv[1:]
+    kept = {"database_url": database, "files_url": files or None}
+    platform = Platform(ReplicaArguments(app), "127.0.0.1", int(port), **kept)
 
     def on_report(report):
         if isinstance(report, Ready):
@@ -43,13 +44,23 @@ with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
 class ServerProcess:
     """A server that can be killed and started again on the same database."""
 
-    def __init__(self, database: str, app: str = f"{APP}::QueueApp") -> None:
-        self._command = [sys.executable, "-c", SERVE, database, app]
+    def __init__(
+        self,
+        database: str,
+        app: str = f"{APP}::QueueApp",
+        files: str = "",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._environment = {**os.environ, **(environment or {})}
+        self._command = [sys.executable, "-c", SERVE, database, app, files]
         self.start()
 
     def start(self, port: int = 0) -> None:
         self.process = subprocess.Popen(
-            [*self._command, str(port)], stdout=subprocess.PIPE, text=True, env={**os.environ}
+            [*self._command, str(port)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=self._environment,
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -91,3 +102,23 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerPr
     process = ServerProcess(f"sqlite:///{folder / 'polyrank.db'}")
     yield process
     process.end()
+
+
+@pytest.fixture(scope="module")
+def start_server(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[..., ServerProcess]]:
+    """Starts servers of other apps (``FILE::Class``), for all tests of a module."""
+    started: list[ServerProcess] = []
+
+    def start(
+        app: str, environment: Mapping[str, str] | None = None, folder: Path | None = None
+    ) -> ServerProcess:
+        folder = folder or tmp_path_factory.mktemp("server")
+        database = f"sqlite:///{folder / 'polyrank.db'}"
+        started.append(ServerProcess(database, app, str(folder / "files"), environment))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.end()
