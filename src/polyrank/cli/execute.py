@@ -22,8 +22,6 @@ from polyrank.errors import PolyrankError
 
 console = Console(stderr=True, highlight=False)
 
-# Clients of the reference platform insist on a key.
-ANY_KEY = "local:local"
 FORWARDED = signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2
 # What a shell says of a program that is not there, or may not be run.
 NOT_FOUND, NOT_RUNNABLE = 127, 126
@@ -37,7 +35,7 @@ def execute(command: list[str], url: str | None) -> int:
         console.print("[red]error:[/red]", escape(str(error)), soft_wrap=True)
         return 2
     try:
-        return asyncio.run(_run(command, flows.endpoints.server, flows.key or ANY_KEY))
+        return asyncio.run(_run(command, flows.endpoints.server, flows.key))
     except FileNotFoundError:
         console.print(f"[red]error:[/red] there is no program {escape(command[0])}")
         return NOT_FOUND
@@ -46,7 +44,7 @@ def execute(command: list[str], url: str | None) -> int:
         return NOT_RUNNABLE
 
 
-async def _run(command: list[str], url: str, key: str) -> int:
+async def _run(command: list[str], url: str, key: str | None) -> int:
     with tempfile.TemporaryDirectory(prefix="polyrank-exec-") as name:
         trust = _Trust.make(Path(name), os.environ)
         server = Server(url)

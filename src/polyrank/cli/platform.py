@@ -11,6 +11,7 @@ from typing import IO
 
 from polyrank import reports
 from polyrank.app.projects import AppRef
+from polyrank.client.options import environment
 from polyrank.gateway.callers import is_loopback
 from polyrank.gateway.hosting import HostedApp
 from polyrank.gateway.server import Server, build
@@ -97,6 +98,7 @@ class Platform:
             server.apps.expect()
             async with serving(build(server), self._listening, grace_s=3600) as self._serving:
                 self._replica.add_environment(server.filing.replica_environment(self.url))
+                self._replica.add_environment(environment(self.url))  # apps call apps
                 async with asyncio.TaskGroup() as self._tasks:
                     keeping = self._tasks.create_task(self._replica.keep())
                     try:
