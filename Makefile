@@ -14,6 +14,7 @@ endif
 
 GPUS ?= 2
 TORCHVISION := .tools/torchvision
+JS_CLIENT := tests/e2e/server/js/node_modules/.package-lock.json
 
 .PHONY: demo test lint types layers unit bench-runner bench-runner-gpu bench-peers bench-server clean
 demo: $(VENV)/.installed
@@ -31,7 +32,7 @@ types: $(VENV)/.installed
 layers: $(VENV)/.installed
 	$(VENV)/bin/lint-imports --no-cache
 
-unit: $(VENV)/.installed $(TORCHVISION)
+unit: $(VENV)/.installed $(TORCHVISION) $(JS_CLIENT)
 	$(PY) -m pytest
 
 # What the engine itself costs, on this machine.
@@ -66,5 +67,11 @@ $(VENV)/.installed: pyproject.toml $(VENV)/bin/pip
 $(TORCHVISION): $(VENV)/bin/pip
 	$(PY) -m pip install -q --no-deps --retries 1 $(TORCH_FROM) --target $@ '$(TORCHVISION_PIN)'
 
+# The JavaScript client that the tests drive. node and npm are packages of the environment, so that
+# the tests run the same ones everywhere.
+$(JS_CLIENT): tests/e2e/server/js/package-lock.json $(VENV)/.installed
+	$(VENV)/bin/npm ci --prefix $(<D) --ignore-scripts --no-audit --no-fund --loglevel error
+	touch $@
+
 clean:
-	rm -rf $(VENV) .tools demo
+	rm -rf $(VENV) .tools demo $(dir $(JS_CLIENT))
