@@ -279,6 +279,15 @@ def test_nobody_there_is_told_with_what_to_do() -> None:
         SyncClient(server="127.0.0.1:8080").run(APP, {})
 
 
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_server_on_this_machine_is_reached_past_any_proxy(
+    shared_server: Any, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    for client in make(kind, shared_server):
+        assert client.run(APP, {"number": 2}) == {"double": 4}
+
+
 def test_a_server_that_is_killed_while_one_waits_is_asked_again(restarted: Any) -> None:
     client, server = restarted
     handle = client.submit(APP + "/work", {"seconds": 1})
