@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -139,9 +140,17 @@ def test_errors_say_what_is_wrong_and_where(client: Any) -> None:
         assert error.detail[0]["loc"] == ["body", "number"]
         assert "number: must be odd" in str(error)
         assert error.request_id and error.request_id in str(error)
+        assert error.response.json()["detail"] == error.detail
     with pytest.raises(ClientHTTPError, match="there is no app 'local/nothing' here") as caught:
         client.run("local/nothing", {})
     assert (caught.value.status_code, caught.value.error_type) == (404, "app_not_found")
+
+
+def test_threads_may_share_a_client(shared_server: Any) -> None:
+    with SyncClient(server=shared_server.address) as client, ThreadPoolExecutor(16) as pool:
+        numbers = range(64)
+        results = pool.map(lambda number: client.subscribe(APP, {"number": number}), numbers)
+        assert [result.double for result in results] == [2 * number for number in numbers]
 
 
 def test_arguments_that_are_no_json_are_refused_before_anything_is_sent(client: Any) -> None:
