@@ -10,12 +10,11 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import certifi
 from rich.console import Console
 from rich.markup import escape
 
 import polyrank.client
-from polyrank.certificates import Authority
+from polyrank.certificates import Authority, trusted_with
 from polyrank.cli.tunnel import PLACES, Server, Tunnel
 from polyrank.client.options import environment, make_flows
 from polyrank.errors import PolyrankError
@@ -46,7 +45,7 @@ def execute(command: list[str], url: str | None) -> int:
 
 async def _run(command: list[str], url: str, key: str | None) -> int:
     with tempfile.TemporaryDirectory(prefix="polyrank-exec-") as name:
-        trust = _Trust.make(Path(name), os.environ)
+        trust = _Trust.make(Path(name))
         server = Server(url)
         async with Tunnel(server, str(trust.certificate)).running() as proxy:
             extra = {
@@ -72,7 +71,7 @@ class _Trust:
         self.variables = variables
 
     @classmethod
-    def make(cls, folder: Path, environment: Mapping[str, str]) -> _Trust:
+    def make(cls, folder: Path) -> _Trust:
         """Makes them. What was trusted before still is."""
         authority = Authority.create("polyrank exec")
         certificate = folder / "tunnel.pem"
@@ -80,9 +79,8 @@ class _Trust:
         certificate.write_bytes(authority.issue(*PLACES))
         alone = folder / "authority.pem"
         alone.write_bytes(authority.pem)
-        before = Path(environment.get("SSL_CERT_FILE") or certifi.where()).read_bytes()
         bundle = folder / "trusted.pem"
-        bundle.write_bytes(before + b"\n" + authority.pem)
+        bundle.write_bytes(trusted_with(authority.pem))
         names = "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"
         return cls(
             certificate,

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
-from polyrank_program import POLYRANK, ROOT
+from polyrank_program import POLYRANK, ROOT, Program
 
 from polyrank.client import AsyncClient, RealtimeError, StorageSettings, SyncClient
 
@@ -125,6 +125,29 @@ def test_an_app_calls_apps_of_its_server(start_server: Callable[..., Any]) -> No
         result = client.run("calling-app", {"number": 3})
     assert result.number == 12
     assert result.url.startswith(server.address) and httpx.get(result.url).text == "kept"
+
+
+def test_everything_reaches_a_server_that_speaks_https(tmp_path: Path) -> None:
+    app = Program(
+        "run",
+        f"{PROGRAMS}/calling_app.py::CallingApp",
+        *("--tls", "--port", "0"),
+        POLYRANK_DATA_DIR=str(tmp_path),
+    )
+    url = app.wait_for(r"is ready at (https://\S+)/run/")[1]
+    program = "import fal_client; print(fal_client.run('local/calling-app', {'number': 3}))"
+    by_reference = ["exec", "--url", url, "--", sys.executable, "-W", "ignore", "-c", program]
+    for command in (["call", "calling-app", "number=3", "--server", url], by_reference):
+        ended = subprocess.run(
+            [*POLYRANK, *command],
+            env={**os.environ, "SSL_CERT_FILE": str(tmp_path / "tls" / "ca.pem")},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert ended.returncode == 0, ended.stderr
+        assert "'number': 12" in ended.stdout.replace('"', "'")
+    assert app.end() == 0
 
 
 @pytest.fixture(scope="module")
