@@ -92,3 +92,11 @@ def test_the_code_of_the_app_page_runs() -> None:
     for code in re.findall(r"```python\n(.*?)```", PAGES["app.md"], re.DOTALL):
         exec(compile(code, "app.md", "exec", dont_inherit=True), names)
     asyncio.run(names["test_it_greets"]())
+
+
+def test_the_code_of_the_page_of_files_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POLYRANK_DATA_DIR", str(tmp_path))
+    [code] = re.findall(r"```python\n(.*?)```", PAGES["files.md"], re.DOTALL)
+    exec(compile(code, "files.md", "exec", dont_inherit=True), {})

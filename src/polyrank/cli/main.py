@@ -11,6 +11,7 @@ from typing import Annotated, Optional
 import typer
 
 from polyrank import __version__
+from polyrank.cli import access
 
 app = typer.Typer(
     name="polyrank",
@@ -20,6 +21,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+for group in (access.keys, access.auth, access.profile):
+    app.add_typer(group)
 
 
 class Device(StrEnum):

@@ -13,8 +13,10 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from polyrank.errors import InvalidInput, PolyrankError
-from polyrank.gateway.addresses import place
-from polyrank.gateway.answers import read_body, start_timeout
+from polyrank.gateway.addresses import for_the_app, place
+from polyrank.gateway.answers import read_body, start_timeout, webhook_url
+from polyrank.gateway.callers import caller_of
+from polyrank.gateway.filing import Filing
 from polyrank.gateway.notices import Notices
 from polyrank.gateway.progress import Progress, error_event, events_of, numbered
 from polyrank.gateway.registry import Entry, Registry
@@ -59,7 +61,10 @@ class StillRunning(PolyrankError):
 class Queue:
     """The handlers of the queue's routes."""
 
-    def __init__(self, requests: Requests, apps: Registry, notices: Notices) -> None:
+    def __init__(
+        self, requests: Requests, apps: Registry, notices: Notices, filing: Filing
+    ) -> None:
+        self._filing = filing
         self._requests = requests
         self._apps = apps
         self._notices = notices
@@ -81,7 +86,7 @@ class Queue:
         """Keeps a request; the answer says where to ask for it."""
         if "/requests/" in request.url.path:  # of the queue, and not of an app
             raise HTTPException(405, headers={"allow": "GET"})
-        queued, submitted = await self._keep(request)
+        queued, submitted = await self._keep(request, webhook_url(request))
         position = await self._requests.position(submitted.id) or 0
         body = {
             "status": "IN_QUEUE",
@@ -108,21 +113,22 @@ class Queue:
             raise UnknownRequest(f"there is no request {submitted.id!r} any more")
         return _answer(row)
 
-    async def _keep(self, request: Request) -> tuple[Entry, Submitted]:
+    async def _keep(self, request: Request, webhook: str | None = None) -> tuple[Entry, Submitted]:
         queued, wanted = await self._apps.find(request.url.path)
         start_timeout_s = start_timeout(request) or queued.app.limits.start_timeout_s
-        query = request.url.query
+        query = for_the_app(request.url.query)
         submitted = await self._requests.submit(
             NewRequest(
                 app=wanted.app,
-                caller=request.client.host if request.client else "",
+                caller=caller_of(request).name,
                 body=await read_body(request),
                 path=f"{wanted.path}?{query}" if query else wanted.path,
-                headers=_kept(request, wanted.app),
+                headers=_kept(request, wanted.app, self._filing),
                 hint=request.headers.get("x-fal-runner-hint"),
                 priority=_priority(request),
                 start_timeout_s=start_timeout_s,
                 idempotency_key=request.headers.get("idempotency-key"),
+                webhook_url=webhook,
             ),
             max_queued=_max_queued(request),
         )
@@ -130,13 +136,21 @@ class Queue:
         return queued, submitted
 
     async def listing(self, request: Request) -> Response:
-        """An app's requests, the newest first: ``?state=``, ``?before=`` (seconds), ``?limit=``."""
+        """The caller's requests of an app, an admin's are all of them, the newest first:
+        ``?state=``, ``?before=`` (seconds), ``?limit=``."""
+        caller = caller_of(request)
         state = request.query_params.get("state")
         if state not in (None, "queued", "running", "done"):
             raise InvalidInput(f"state is queued, running or done, not {state!r}")
         before = _number(request, "before")
         app = request.path_params["app"].strip("/")
-        rows = await self._requests.find(app=app, state=state, before=before, limit=_limit(request))
+        rows = await self._requests.find(
+            app=app,
+            caller=None if caller.is_admin else caller.name,
+            state=state,
+            before=before,
+            limit=_limit(request),
+        )
         columns = ("state", "submitted_at", "started_at", "finished_at", "status_code")
         listed = [
             {
@@ -187,6 +201,9 @@ class Queue:
     async def cancel(self, request: Request) -> Response:
         """Ends a request that waits, and has one that runs stopped on every rank."""
         id = request.path_params["id"]
+        submitter = await self._requests.submitter(id)
+        if submitter is None or not caller_of(request).may_see(submitter):
+            return JSONResponse({"status": "NOT_FOUND"}, 404)
         outcome = await self._requests.cancel(id)
         if outcome is Cancelled.UNKNOWN:
             return JSONResponse({"status": "NOT_FOUND"}, 404)
@@ -200,7 +217,7 @@ class Queue:
 
     async def _row(self, request: Request) -> RowMapping:
         row = await self._requests.get(request.path_params["id"])
-        if row is None:
+        if row is None or not caller_of(request).may_see(row["caller"]):
             raise UnknownRequest(f"there is no request {request.path_params['id']!r} here")
         return row
 
@@ -299,11 +316,11 @@ def _event_stream(events: AsyncIterator[bytes], id: str) -> StreamingResponse:
     return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
 
-def _kept(request: Request, app: str) -> dict[str, str]:
+def _kept(request: Request, app: str, filing: Filing) -> dict[str, str]:
     """The headers that the app is given when the request is run, and where its caller found us."""
     dropped = {*PRIVATE, *(name.decode() for name in HOP_BY_HOP)}
     kept = {name: value for name, value in request.headers.items() if name not in dropped}
-    here = place(request.scope, app)
+    here = place(request.scope, app) + filing.request_headers(request.scope)
     return kept | {name.decode(): value.decode("latin-1") for name, value in here}
 
 

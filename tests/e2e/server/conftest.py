@@ -5,7 +5,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -22,8 +22,9 @@ from polyrank.reports import Ready
 from polyrank.scaler.local import ReplicaArguments
 
 async def main():
-    database, app = sys.argv[1:]
-    platform = Platform(ReplicaArguments(app), "127.0.0.1", 0, database_url=database)
+    database, app, files = sys.argv[1:]
+    arguments = ReplicaArguments(app)
+    platform = Platform(arguments, "127.0.0.1", 0, database_url=database, files_url=files)
 
     def on_report(report):
         if isinstance(report, Ready):
@@ -43,13 +44,20 @@ with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
 class ServerProcess:
     """A server that can be killed and started again on the same database."""
 
-    def __init__(self, database: str, app: str = f"{APP}::QueueApp") -> None:
-        self._command = [sys.executable, "-c", SERVE, database, app]
+    def __init__(
+        self,
+        database: str,
+        files: str,
+        app: str = f"{APP}::QueueApp",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._environment = {**os.environ, **(environment or {})}
+        self._command = [sys.executable, "-c", SERVE, database, app, files]
         self.start()
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            self._command, stdout=subprocess.PIPE, text=True, env={**os.environ}
+            self._command, stdout=subprocess.PIPE, text=True, env=self._environment
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -75,6 +83,23 @@ class ServerProcess:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    process = ServerProcess(f"sqlite:///{tmp_path / 'polyrank.db'}")
+    process = ServerProcess(f"sqlite:///{tmp_path / 'polyrank.db'}", str(tmp_path / "files"))
     yield process
     process.end()
+
+
+@pytest.fixture(scope="module")
+def start_server() -> Iterator[Callable[..., ServerProcess]]:
+    """Starts servers that keep everything in a folder."""
+    started: list[ServerProcess] = []
+
+    def start(
+        folder: Path, app: str, environment: Mapping[str, str] | None = None
+    ) -> ServerProcess:
+        database = f"sqlite:///{folder / 'polyrank.db'}"
+        started.append(ServerProcess(database, str(folder / "files"), app, environment))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.end()

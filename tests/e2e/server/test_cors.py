@@ -1,20 +1,20 @@
 """What a browser asks before, and reads after, a call from a page of another origin."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import httpx
 import pytest
 
-from .conftest import ServerProcess
+from .conftest import APP, ServerProcess
 
 PAGE = "http://localhost:3000"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    process = ServerProcess(f"sqlite:///{tmp_path_factory.mktemp('server') / 'polyrank.db'}")
-    yield process
-    process.end()
+def server(
+    start_server: Callable[..., ServerProcess], tmp_path_factory: pytest.TempPathFactory
+) -> ServerProcess:
+    return start_server(tmp_path_factory.mktemp("server"), f"{APP}::QueueApp")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,10 @@ SCHEMATHESIS = [
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    database = tmp_path_factory.mktemp("server") / "polyrank.db"
-    process = ServerProcess(f"sqlite:///{database}", app=f"{APP}::SchemaApp")
-    yield process
-    process.end()
+def server(
+    start_server: Callable[..., ServerProcess], tmp_path_factory: pytest.TempPathFactory
+) -> ServerProcess:
+    return start_server(tmp_path_factory.mktemp("server"), f"{APP}::SchemaApp")
 
 
 @pytest.fixture
