@@ -49,10 +49,15 @@ class Accounts:
         caller = require(request, Scope.API)
         body = _object(await read_body(request))
         apps = body.get("allowed_apps")
-        if not isinstance(apps, list) or not apps or not all(isinstance(a, str) for a in apps):
+        if (
+            not isinstance(apps, list)
+            or not apps
+            or not all(a and isinstance(a, str) for a in apps)
+        ):
             raise InvalidInput("allowed_apps is a list of names of apps")
         lifetime_s = body.get("token_expiration", LIFETIME_S)
-        if not isinstance(lifetime_s, int | float) or not 0 < lifetime_s <= MAX_LIFETIME_S:
+        is_number = isinstance(lifetime_s, int | float) and not isinstance(lifetime_s, bool)
+        if not is_number or not 0 < lifetime_s <= MAX_LIFETIME_S:
             raise InvalidInput(
                 f"token_expiration is a number of seconds, at most {MAX_LIFETIME_S:g}"
             )
