@@ -19,7 +19,7 @@ from polyrank import reports
 from polyrank.errors import PolyrankError, StoreUnavailable
 from polyrank.gateway.addresses import find_target
 from polyrank.gateway.answers import error_answer, routing_answer
-from polyrank.gateway.browsers import open_to_browsers
+from polyrank.gateway.cors import open_to_browsers
 from polyrank.gateway.dispatcher import Dispatcher
 from polyrank.gateway.hosting import HostedApp
 from polyrank.gateway.notices import Notices

@@ -7,7 +7,7 @@ import pytest
 
 from .conftest import ServerProcess
 
-PAGE = "https://page.example"
+PAGE = "http://localhost:3000"
 
 
 @pytest.fixture(scope="module")
