@@ -15,6 +15,7 @@ endif
 GPUS ?= 2
 TORCHVISION := .tools/torchvision
 JS_CLIENT := tests/e2e/server/js/node_modules/.package-lock.json
+CHROMIUM := .tools/chromium
 
 .PHONY: demo test lint types layers unit bench-runner bench-runner-gpu bench-peers bench-server clean
 demo: $(VENV)/.installed
@@ -32,7 +33,7 @@ types: $(VENV)/.installed
 layers: $(VENV)/.installed
 	$(VENV)/bin/lint-imports --no-cache
 
-unit: $(VENV)/.installed $(TORCHVISION) $(JS_CLIENT)
+unit: $(VENV)/.installed $(TORCHVISION) $(JS_CLIENT) $(CHROMIUM)
 	$(PY) -m pytest
 
 # What the engine itself costs, on this machine.
@@ -72,6 +73,10 @@ $(TORCHVISION): $(VENV)/bin/pip
 $(JS_CLIENT): tests/e2e/server/js/package-lock.json $(VENV)/.installed
 	$(VENV)/bin/npm ci --prefix $(<D) --ignore-scripts --no-audit --no-fund --loglevel error
 	touch $@
+
+# The browser of the web pages' tests; they say so and are skipped where none can be had.
+$(CHROMIUM): $(VENV)/.installed
+	$(PY) tests/programs/chromium.py $@
 
 clean:
 	rm -rf $(VENV) .tools demo $(dir $(JS_CLIENT))

@@ -80,6 +80,14 @@ class ServerSettings(BaseSettings):
         return value
 
 
+class WebSocketSettings(BaseSettings):
+    """How websockets are served, by the server and by apps (``POLYRANK_WEBSOCKET_…``)."""
+
+    model_config = SettingsConfigDict(env_prefix="POLYRANK_WEBSOCKET_", frozen=True, extra="ignore")
+
+    max_bytes: int = Field(default=128 * 2**20, ge=1)
+
+
 class ClientSettings(BaseSettings):
     """Which server to call, and with which key: by the environment, else by the profile in use.
 

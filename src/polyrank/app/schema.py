@@ -14,6 +14,8 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from polyrank.app.app import App
 from polyrank.app.endpoint import Endpoint
+from polyrank.app.protocol import add_websocket
+from polyrank.app.realtime import Shape
 
 # A class name has no dot, so that no model of an app has one of these names.
 ERROR, INVALID_FIELD = "polyrank.Error", "polyrank.InvalidField"
@@ -83,7 +85,9 @@ EVENTS = {
 }
 
 
-def complete(document: dict[str, Any], app: App) -> dict[str, Any]:
+def complete(
+    document: dict[str, Any], app: App, sockets: Iterable[tuple[str, Endpoint, Shape | None]] = ()
+) -> dict[str, Any]:
     """Adds to FastAPI's document what streams, errors and websockets look like, and the order of
     paths and properties, which JSON objects do not promise."""
     document["security"] = [{}, {KEY: []}]
@@ -91,11 +95,10 @@ def complete(document: dict[str, Any], app: App) -> dict[str, Any]:
     components["securitySchemes"] = SECURITY_SCHEMES
     components["schemas"] = {**components.get("schemas", {}), **copy.deepcopy(SCHEMAS)}
     for method, endpoint in type(app).endpoints.items():
-        item = document["paths"].setdefault(endpoint.path, {})
-        if endpoint.is_websocket:
-            item["x-fal-protocol"] = {"type": "websocket", "operationId": method}
-        else:
-            _complete_answers(item["post"], getattr(app, method), endpoint)
+        if (operation := document["paths"].get(endpoint.path, {}).get("post")) is not None:
+            _complete_answers(operation, getattr(app, method), endpoint)
+    for socket in sockets:
+        add_websocket(document, *socket)
     document["x-fal-order-paths"] = _in_order(document["paths"], type(app).endpoints.values())
     for schema in components["schemas"].values():
         if "properties" in schema:

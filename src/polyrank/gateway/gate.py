@@ -91,6 +91,14 @@ class Gate:
         await websocket.send_json(body)
         await websocket.close(1008, error.code)
 
+    async def lets_in(self, caller: Caller, app: str) -> bool:
+        """Whether a caller may call an app."""
+        try:
+            await self._check_app(caller, Target("run", f"/{app}", ""))
+        except (BadKey, Forbidden):
+            return False
+        return True
+
     async def _check_app(self, caller: Caller, target: Target) -> None:
         wanted = split_app(target.path)
         owner, _, name = ("", "", "") if wanted is None else wanted.app.rpartition("/")

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from polyrank import reports
 from polyrank.errors import PolyrankError, StoreUnavailable
-from polyrank.gateway import signatures, tokens
+from polyrank.gateway import gate, pages, signatures, tokens
 from polyrank.gateway.accounts import Accounts
 from polyrank.gateway.addresses import find_target
 from polyrank.gateway.answers import error_answer, routing_answer
@@ -31,13 +31,15 @@ from polyrank.gateway.hosting import HostedApp
 from polyrank.gateway.notices import Notices
 from polyrank.gateway.openapi import ServerDocument
 from polyrank.gateway.outbox import Outbox
+from polyrank.gateway.pages import Pages
 from polyrank.gateway.queue import Queue
 from polyrank.gateway.registry import Entry, Registry
 from polyrank.gateway.run import RunFace
 from polyrank.gateway.signatures import Signer
 from polyrank.gateway.tokens import Tokens
 from polyrank.gateway.webhooks import Deliveries, Schedule
-from polyrank.settings import ServerSettings
+from polyrank.gateway.websockets import WebSocketFace
+from polyrank.settings import ServerSettings, WebSocketSettings
 from polyrank.store import changes
 from polyrank.store.database import Database
 from polyrank.store.keys import Keys
@@ -92,7 +94,11 @@ class Server:
         self.tokens = Tokens(SigningKeys(self.database).get("tokens", tokens.new_key))
         self.accounts = Accounts(self.tokens)
         self.callers = Callers(self.keys, self.tokens, local_needs_key=settings.auth == "always")
-        access = Access(mode_of=self._mode_of, allowed_origins=settings.allowed_origins)
+        access = Access(
+            mode_of=self._mode_of,
+            open_paths=(*gate.OPEN_PATHS, *pages.OPEN_PATHS),
+            allowed_origins=settings.allowed_origins,
+        )
         self.gate = Gate(self.callers, access)
 
     def _add_webhooks(self, networks: tuple[str, ...], schedule: Schedule | None) -> None:
@@ -211,13 +217,14 @@ def build(server: Server) -> ASGIApp:
     def pages_of(routes: list[BaseRoute]) -> ASGIApp:
         return Starlette(routes=routes, exception_handlers=handlers)
 
-    pages = Starlette(
+    own = Starlette(
         routes=[
             Route("/health", health),
             *ServerDocument().routes(),
             *server.accounts.routes(),
             *server.outbox.routes(),
             *server.filing.routes(),
+            *Pages(server.apps, server.gate.lets_in).routes(),
         ],
         lifespan=lifespan,
         exception_handlers=handlers,
@@ -231,9 +238,11 @@ def build(server: Server) -> ASGIApp:
     }
     framed = FramedCalls(run)
 
+    websockets = WebSocketFace(server.apps, max_bytes=WebSocketSettings().max_bytes)
+
     async def by_face(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            return await pages(scope, receive, send)
+            return await own(scope, receive, send)
         try:
             target = find_target(scope["path"], scope["headers"])
             caller = await server.gate.admit(scope, dict(scope["headers"]), target)
@@ -245,8 +254,8 @@ def build(server: Server) -> ASGIApp:
         scope = {**scope, "path": path, "face_prefix": target.prefix, "state": state}
         if target.query is not None:
             scope["query_string"] = target.query
-        if scope["type"] == "websocket" and target.face == "ws":
-            return await framed(scope, receive, send)
-        await faces.get(target.face, pages)(scope, receive, send)
+        if scope["type"] == "websocket":
+            return await (framed if target.face == "ws" else websockets)(scope, receive, send)
+        await faces.get(target.face, own)(scope, receive, send)
 
     return open_to_browsers(by_face)

@@ -1,20 +1,16 @@
 """What a browser asks before, and reads after, a call from a page of another origin."""
 
-from collections.abc import Callable
-
 import httpx
 import pytest
 
-from .conftest import APP, ServerProcess
+from .conftest import ServerProcess
 
 PAGE = "http://localhost:3000"
 
 
-@pytest.fixture(scope="module")
-def server(
-    start_server: Callable[..., ServerProcess], tmp_path_factory: pytest.TempPathFactory
-) -> ServerProcess:
-    return start_server(tmp_path_factory.mktemp("server"), f"{APP}::QueueApp")
+@pytest.fixture
+def server(shared_server: ServerProcess) -> ServerProcess:
+    return shared_server
 
 
 @pytest.mark.parametrize(

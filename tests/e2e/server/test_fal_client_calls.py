@@ -58,10 +58,8 @@ Run = Callable[..., list[Any]]
 
 
 @pytest.fixture(scope="module")
-def server(
-    start_server: Callable[..., ServerProcess], tmp_path_factory: pytest.TempPathFactory
-) -> ServerProcess:
-    return start_server(tmp_path_factory.mktemp("server"), f"{APP}::ClientApp")
+def server(start_server: Callable[..., ServerProcess]) -> ServerProcess:
+    return start_server(f"{APP}::ClientApp")
 
 
 @pytest.fixture(params=["", "_async"], ids=["sync", "async"])

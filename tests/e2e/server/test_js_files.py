@@ -1,6 +1,6 @@
 """Uploads by the npm client, and files in an app's input and answer."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import partial
 
 import httpx
@@ -14,11 +14,8 @@ APP = ROOT / "tests" / "programs" / "picture_app.py"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    database = tmp_path_factory.mktemp("server") / "polyrank.db"
-    process = ServerProcess(f"sqlite:///{database}", app=f"{APP}::PictureApp")
-    yield process
-    process.end()
+def server(start_server: Callable[..., ServerProcess]) -> ServerProcess:
+    return start_server(f"{APP}::PictureApp")
 
 
 @pytest.fixture(params=WAYS)

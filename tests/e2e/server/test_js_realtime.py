@@ -1,6 +1,6 @@
 """Realtime connections of the npm client: msgpack over a websocket, opened with a token."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -13,11 +13,8 @@ APP = ROOT / "tests" / "programs" / "live_app.py"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    database = tmp_path_factory.mktemp("server") / "polyrank.db"
-    process = ServerProcess(f"sqlite:///{database}", app=f"{APP}::LiveApp")
-    yield process
-    process.end()
+def server(start_server: Callable[..., ServerProcess]) -> ServerProcess:
+    return start_server(f"{APP}::LiveApp")
 
 
 @pytest.fixture(params=WAYS)

@@ -1,6 +1,6 @@
 """A webhook that the npm client asks for, received by the program that asked."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import pytest
 from polyrank_program import ROOT
@@ -12,11 +12,8 @@ APP = ROOT / "tests" / "programs" / "client_app.py"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    database = tmp_path_factory.mktemp("server") / "polyrank.db"
-    process = ServerProcess(f"sqlite:///{database}", app=f"{APP}::ClientApp")
-    yield process
-    process.end()
+def server(start_server: Callable[..., ServerProcess]) -> ServerProcess:
+    return start_server(f"{APP}::ClientApp")
 
 
 @pytest.mark.parametrize("way", WAYS)

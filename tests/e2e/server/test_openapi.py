@@ -21,10 +21,8 @@ SCHEMATHESIS = [
 
 
 @pytest.fixture(scope="module")
-def server(
-    start_server: Callable[..., ServerProcess], tmp_path_factory: pytest.TempPathFactory
-) -> ServerProcess:
-    return start_server(tmp_path_factory.mktemp("server"), f"{APP}::SchemaApp")
+def server(start_server: Callable[..., ServerProcess]) -> ServerProcess:
+    return start_server(f"{APP}::SchemaApp")
 
 
 @pytest.fixture
@@ -71,7 +69,11 @@ def test_the_document_of_an_app_says_where_it_is_and_what_each_endpoint_answers(
     assert document["paths"]["/live"] == {
         "x-fal-protocol": {"type": "websocket", "operationId": "live"}
     }
-    assert document["x-fal-order-paths"] == [*answers, "/live"]
+    session = document["paths"]["/realtime"]["x-fal-protocol"]
+    assert (session["type"], session["realtimeMode"]) == ("realtime", "unary")
+    assert session["input"] == {"$ref": "#/components/schemas/Drawing"}
+    assert session["output"] == {"$ref": "#/components/schemas/Drawn"}
+    assert document["x-fal-order-paths"] == [*answers, "/realtime", "/live"]
     assert document["servers"] == [{"url": f"{server.address}/run/local/schema-app"}]
     assert document["info"]["title"] == "schema-app"
     assert document["info"]["description"] == "Draws shapes."
