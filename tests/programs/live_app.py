@@ -24,6 +24,10 @@ class LiveApp(polyrank.App):
     app_name = "live-app"
     max_multiplexing = 4
 
+    @polyrank.endpoint("/plain")
+    def double_once(self, request: Number) -> Doubled:
+        return self.double(request)
+
     @polyrank.realtime("/realtime")
     def double(self, request: Number) -> Doubled:
         return Doubled(double=2 * request.number)
