@@ -59,7 +59,7 @@ def address(start: Callable[..., Program], tmp_path: Path) -> str:
 
 
 def test_the_javascript_of_the_page_runs(address: str) -> None:
-    (code,) = re.findall(r"```js\n(.*?)```", PAGE, re.DOTALL)
+    code = "".join(re.findall(r"```js\n(.*?)```", PAGE, re.DOTALL))
     code = code.replace(SHOWN_ADDRESS, address) + "console.log(data.text)"
     node = Path(sysconfig.get_path("scripts")) / "node"
     command = [node, "--input-type=module", "--eval", code]

@@ -87,6 +87,10 @@ class SchemaApp(polyrank.App):
     def picture(self, size: Size) -> Response:
         return Response(bytes(size.width), media_type="image/x-portable-bitmap")
 
+    @polyrank.realtime("/realtime")
+    def draw_as_one_types(self, drawing: Drawing) -> Drawn:
+        return self.draw(drawing)
+
     @polyrank.endpoint("/live", is_websocket=True)
     async def live(self, websocket: WebSocket) -> None:
         await websocket.accept()

@@ -59,11 +59,12 @@ class Accounts:
         caller = require(request, Scope.API)
         body = _object(await read_body(request))
         apps = body.get("allowed_apps") or [body.get("app")]
-        if not isinstance(apps, list) or not all(isinstance(app, str) for app in apps):
+        if not isinstance(apps, list) or not all(app and isinstance(app, str) for app in apps):
             raise InvalidInput("allowed_apps is a list of names of apps")
         given = (body[name] for name in LIFETIME_NAMES if name in body)
         lifetime_s = next(given, LIFETIME_S)
-        if not isinstance(lifetime_s, int | float) or not 0 < lifetime_s <= MAX_LIFETIME_S:
+        is_number = isinstance(lifetime_s, int | float) and not isinstance(lifetime_s, bool)
+        if not is_number or not 0 < lifetime_s <= MAX_LIFETIME_S:
             raise InvalidInput(
                 f"token_expiration is a number of seconds, at most {MAX_LIFETIME_S:g}"
             )

@@ -8,6 +8,7 @@ import httpx
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+from starlette.routing import Match, Route
 from starlette.types import Receive
 
 from polyrank.errors import InvalidInput, PolyrankError, RequestAborted
@@ -52,11 +53,20 @@ def routing_answer(request: Request, error: HTTPException) -> JSONResponse:
     if error.status_code == 404:
         detail = f"there is nothing at {request.url.path}"
     if error.status_code == 405:
-        allowed = next((v for k, v in headers.items() if k.lower() == "allow"), "other methods")
+        allowed = ", ".join(_allowed(request))
         detail = f"{request.url.path} is called with {allowed}, not {request.method}"
+        headers = {"allow": allowed}
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
     headers["x-fal-error-type"] = code
     return JSONResponse({"detail": detail, "error_type": code}, error.status_code, headers)
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods of a path: a path may have several routes, and each knows only its own."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    found = next(r for r in routes if r.matches(request.scope)[0] is not Match.NONE)
+    same = [route for route in routes if route.path == found.path]
+    return sorted({method for route in same for method in route.methods or ()})
 
 
 async def read_whole(receive: Receive, announced: bytes | None = None) -> bytes:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from email.utils import formatdate
 from urllib.parse import quote
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
@@ -31,6 +31,8 @@ _ID = re.compile(r"[0-9a-f]{32}")
 
 class Signing(BaseModel):
     """How long a signed URL is good for."""
+
+    model_config = ConfigDict(strict=True)
 
     expires_in_s: float = Field(default=DEFAULT_SIGNED_S, gt=0, le=LONGEST_SIGNED_S)
 

@@ -1,4 +1,4 @@
-"""The server's own OpenAPI document, ``/openapi.json``."""
+"""The server's own OpenAPI document, ``/openapi.json``; it is written by hand, in ``api/``."""
 
 from __future__ import annotations
 
@@ -11,13 +11,26 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+# In the order in which a reader meets them.
+PARTS = ("server", "run", "queue", "files", "callers")
+
 
 def document() -> dict[str, Any]:
-    """What ``openapi.yaml`` says, of this version."""
-    text = resources.files("polyrank.gateway").joinpath("openapi.yaml").read_text("utf-8")
-    said: dict[str, Any] = yaml.safe_load(text)
-    said["info"]["version"] = metadata.version("polyrank")
-    return said
+    """The whole of it, of this version."""
+    folder = resources.files("polyrank.gateway") / "api"
+    whole: dict[str, Any] = {}
+    for name in PARTS:
+        _add(whole, yaml.safe_load((folder / f"{name}.yaml").read_text("utf-8")))
+    whole["info"]["version"] = metadata.version("polyrank")
+    return whole
+
+
+def _add(whole: dict[str, Any], part: dict[str, Any]) -> None:
+    for name, value in part.items():
+        if isinstance(value, dict) and name in whole:
+            _add(whole[name], value)
+        else:
+            whole[name] = value
 
 
 class ServerDocument:

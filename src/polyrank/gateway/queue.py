@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from sqlalchemy import RowMapping
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import Scope
 
 from polyrank.errors import InvalidInput, PolyrankError
 from polyrank.gateway.addresses import for_the_app, place
@@ -59,6 +59,15 @@ class StillRunning(PolyrankError):
     code = "request_in_progress"
 
 
+class SubmitRoute(Route):
+    """The route of every path of an app; what is below ``requests`` is the queue's."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Whether a request is a submit."""
+        is_submit = "/requests/" not in scope["path"] + "/"
+        return super().matches(scope) if is_submit else (Match.NONE, {})
+
+
 class Queue:
     """The handlers of the queue's routes."""
 
@@ -86,13 +95,11 @@ class Queue:
             Route(below + "/cancel", self.cancel, methods=["PUT", "POST"]),
             Route("/{app:path}/requests", self.listing, methods=["GET"]),
             Route(below, self.result, methods=["GET"]),
-            Route("/{path:path}", self.submit, methods=["POST"]),
+            SubmitRoute("/{path:path}", self.submit, methods=["POST"]),
         ]
 
     async def submit(self, request: Request) -> Response:
         """Keeps a request; the answer says where to ask for it."""
-        if "/requests/" in request.url.path:  # of the queue, and not of an app
-            raise HTTPException(405, headers={"allow": "GET"})
         queued, submitted = await self._keep(request, webhook_url(request))
         position = await self._requests.position(submitted.id) or 0
         body = {

@@ -247,9 +247,6 @@ def build(server: Server) -> ASGIApp:
             return await own(scope, receive, send)
         try:
             target = find_target(scope["path"], scope["headers"])
-        except PolyrankError as error:
-            return await error_answer(error)(scope, receive, send)
-        try:
             caller = await server.gate.admit(scope, dict(scope["headers"]), target)
         except PolyrankError as error:
             return await server.gate.refuse(error, scope, receive, send)

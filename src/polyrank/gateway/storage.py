@@ -40,7 +40,7 @@ _UPLOAD_ID = re.compile(r"[\w-]{32}", re.ASCII)
 class Initiated(BaseModel):
     """What a caller says of a file that it is about to send."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
 
     file_name: str | None = None
     content_type: str = DEFAULT_TYPE
@@ -50,7 +50,7 @@ class Initiated(BaseModel):
 class NamedPart(BaseModel):
     """A part of an upload that is complete."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
 
     partNumber: int = Field(ge=1, le=MAX_PARTS)
     etag: str = Field(max_length=200)
@@ -59,7 +59,7 @@ class NamedPart(BaseModel):
 class Complete(BaseModel):
     """The parts that make up a file, in any order."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
 
     parts: list[NamedPart] = Field(max_length=MAX_PARTS)
 

@@ -17,13 +17,15 @@ WAYS = ("proxy", "middleware")
 Run = Callable[..., list[Any]]
 
 
-def run_node(address: str, way: str, code: str, argument: object = "") -> list[Any]:
+def run_node(
+    address: str, way: str, code: str, argument: object = "", key: str = "id:secret"
+) -> list[Any]:
     """What a program says that reaches the server in one of the ``WAYS``."""
     assert (FOLDER / "node_modules").exists(), "`make test` installs the client"
     program = subprocess.run(
         [NODE, "--input-type=module", "--eval", IMPORTS + textwrap.dedent(code)],
         cwd=FOLDER,
-        env={"SERVER": address, "WAY": way, "ARGUMENT": str(argument)},
+        env={"SERVER": address, "WAY": way, "ARGUMENT": str(argument), "KEY": key},
         capture_output=True,
         text=True,
         timeout=60,

@@ -1,7 +1,5 @@
 """What a browser asks before, and reads after, a call from a page of another origin."""
 
-from collections.abc import Iterator
-
 import httpx
 import pytest
 
@@ -10,11 +8,9 @@ from .conftest import ServerProcess
 PAGE = "http://localhost:3000"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    process = ServerProcess(f"sqlite:///{tmp_path_factory.mktemp('server') / 'polyrank.db'}")
-    yield process
-    process.end()
+@pytest.fixture
+def server(shared_server: ServerProcess) -> ServerProcess:
+    return shared_server
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +58,8 @@ Run = Callable[..., list[Any]]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    database = tmp_path_factory.mktemp("server") / "polyrank.db"
-    process = ServerProcess(f"sqlite:///{database}", app=f"{APP}::ClientApp")
-    yield process
-    process.end()
+def server(start_server: Callable[..., ServerProcess]) -> ServerProcess:
+    return start_server(f"{APP}::ClientApp")
 
 
 @pytest.fixture(params=["", "_async"], ids=["sync", "async"])

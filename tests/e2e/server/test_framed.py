@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import httpx
 import pytest
@@ -16,11 +16,8 @@ QUEUE = "/queue/local/client-app"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    database = tmp_path_factory.mktemp("server") / "polyrank.db"
-    process = ServerProcess(f"sqlite:///{database}", app=f"{APP}::ClientApp")
-    yield process
-    process.end()
+def server(start_server: Callable[..., ServerProcess]) -> ServerProcess:
+    return start_server(f"{APP}::ClientApp")
 
 
 @pytest.fixture

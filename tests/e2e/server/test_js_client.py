@@ -1,7 +1,7 @@
 """The reference platform's JavaScript client, as npm has it, against our server."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -15,11 +15,8 @@ APP = ROOT / "tests" / "programs" / "client_app.py"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    database = tmp_path_factory.mktemp("server") / "polyrank.db"
-    process = ServerProcess(f"sqlite:///{database}", app=f"{APP}::ClientApp")
-    yield process
-    process.end()
+def server(start_server: Callable[..., ServerProcess]) -> ServerProcess:
+    return start_server(f"{APP}::ClientApp")
 
 
 @pytest.fixture(params=WAYS)

@@ -1,13 +1,21 @@
 """The server's document names every route, and no other."""
 
-from typing import Any, cast
+from types import SimpleNamespace
+from typing import Any
 
 from starlette.routing import BaseRoute, Route
 
+from polyrank.gateway.accounts import Accounts
+from polyrank.gateway.downloads import Downloads
 from polyrank.gateway.openapi import ServerDocument, document
+from polyrank.gateway.outbox import Outbox
+from polyrank.gateway.pages import Pages
 from polyrank.gateway.queue import Queue
+from polyrank.gateway.storage import Storage
+from polyrank.gateway.values import Values
 
 NOBODY: Any = None
+ANYBODY: Any = SimpleNamespace(files=None, blobs=None)
 METHODS = ("get", "put", "post", "delete")
 QUEUE = [
     *(("POST", "/queue/{owner}/{name}"), ("POST", "/queue/{owner}/{name}/{path}")),
@@ -16,11 +24,24 @@ QUEUE = [
 ]
 
 
+# Parts of Starlette's paths, as the document writes them.
+WRITTEN = {
+    "{app:path}": "{owner}/{name}",
+    "requests/{id}": "requests/{request_id}",
+    "{number:int}": "{number}",
+    "{key:path}": "{key}",
+}
+
+
 def listed(routes: list[BaseRoute], prefix: str = "") -> set[tuple[str, str]]:
     """Methods and paths of routes, as the document writes them."""
     found = set()
-    for route in cast(list[Route], routes):
-        path = route.path.replace("{id}", "{request_id}").replace("{app:path}", "{owner}/{name}")
+    for route in routes:
+        if not isinstance(route, Route):
+            continue  # a folder
+        path = route.path
+        for ours, written in WRITTEN.items():
+            path = path.replace(ours, written)
         if path != "/{path:path}":  # any app, listed in QUEUE
             found |= {(method, prefix + path) for method in route.methods or () if method != "HEAD"}
     return found
@@ -33,8 +54,19 @@ def test_every_route_is_in_the_document_and_nothing_else() -> None:
         for method in item
         if method in METHODS
     }
+    outbox = Outbox(NOBODY, NOBODY, NOBODY, NOBODY)
     served = listed(Queue(NOBODY, NOBODY, NOBODY, NOBODY, NOBODY).routes(), "/queue")
-    served |= listed(ServerDocument().routes())
+    served |= listed(outbox.queue_routes(), "/queue")
+    for part in (
+        ServerDocument(),
+        outbox,
+        Accounts(NOBODY),
+        Storage(NOBODY, NOBODY),
+        Downloads(ANYBODY, NOBODY),
+        Values(NOBODY, NOBODY, on_change=NOBODY),
+        Pages(NOBODY, NOBODY),
+    ):
+        served |= listed(part.routes())
     assert said == served | set(QUEUE)
 
 

@@ -20,7 +20,10 @@ const ways = {
 };
 
 export const { ApiError, ValidationError } = client;
-export const fal = client.createFalClient({ credentials: "id:secret", ...ways[process.env.WAY] });
+export const fal = client.createFalClient({
+  credentials: process.env.KEY,
+  ...ways[process.env.WAY],
+});
 
 // Websockets have no such way: the address is rewritten where they are opened.
 globalThis.WebSocket = class extends WebSocket {
