@@ -65,7 +65,8 @@ def test_every_option_and_every_key_of_pyproject_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["polyrank", "polyrank.app", "polyrank.distributed", "polyrank.toolkit"]
+    "module",
+    ["polyrank", "polyrank.app", "polyrank.client", "polyrank.distributed", "polyrank.toolkit"],
 )
 def test_every_public_name_is_in_the_docs(module: str) -> None:
     text = "\n".join(PAGES.values())
@@ -92,3 +93,11 @@ def test_the_code_of_the_app_page_runs() -> None:
     for code in re.findall(r"```python\n(.*?)```", PAGES["app.md"], re.DOTALL):
         exec(compile(code, "app.md", "exec", dont_inherit=True), names)
     asyncio.run(names["test_it_greets"]())
+
+
+def test_the_code_of_the_page_of_files_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POLYRANK_DATA_DIR", str(tmp_path))
+    [code] = re.findall(r"```python\n(.*?)```", PAGES["files.md"], re.DOTALL)
+    exec(compile(code, "files.md", "exec", dont_inherit=True), {})

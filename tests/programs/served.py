@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -60,10 +61,11 @@ async def platform(
 ) -> AsyncIterator[tuple[Server, str]]:
     """A server in front of the app of ``queue_app``, and its address."""
     url = database if isinstance(database, str) else f"sqlite:///{database}"
-    async with served(build_app(QueueApp())) as address:
-        server = Server(url, ServerSettings(**settings or {}), **options)
+    async with contextlib.AsyncExitStack() as stack:
+        files = stack.enter_context(tempfile.TemporaryDirectory(prefix="polyrank-files-"))
+        address = await stack.enter_async_context(served(build_app(QueueApp())))
+        server = Server(url, files, ServerSettings(**settings or {}), **options)
         app = server.host(APP, reports.Limits(multiplexing=4, auth=auth))
         parts = urlsplit(address)
         app.is_ready(reports.Ready(parts.hostname or "", parts.port or 0, []))
-        async with served(build(server)) as front:
-            yield server, front
+        yield server, await stack.enter_async_context(served(build(server)))

@@ -30,7 +30,9 @@ from polyrank.app.server import KEEP_ALIVE_S, AppServer, build
 from polyrank.distributed import devices
 from polyrank.errors import AppError, PolyrankError
 from polyrank.serving import HttpProtocol, websocket_options
-from polyrank.settings import EngineSettings
+from polyrank.settings import EngineSettings, StorageSettings
+from polyrank.toolkit import urls
+from polyrank.toolkit.remote import Storage
 
 log = logging.getLogger("polyrank.app")
 
@@ -131,9 +133,10 @@ def _serve(args: argparse.Namespace) -> None:
         raise AppError(f"{cls.__name__}() failed: {type(error).__name__}: {error}") from error
     if args.ranks is not None:
         app.num_gpus = args.ranks
+    settings = StorageSettings()
     app.on_loading = lambda fraction, what: reporter.send(reports.Loading(fraction, what))
     config = uvicorn.Config(
-        build(app),
+        build(app, Storage.of(settings)),
         host=args.host,
         port=args.port,
         timeout_keep_alive=KEEP_ALIVE_S,
@@ -146,8 +149,11 @@ def _serve(args: argparse.Namespace) -> None:
         **websocket_options(ping_timeout_s=None),
     )
     server = ReplicaServer(config, app, reporter)
+    policy = urls.URLPolicy(
+        allowed_networks=settings.allowed_networks, allowed_hosts=settings.allowed_names
+    )
     try:
-        with contextlib.suppress(KeyboardInterrupt):
+        with contextlib.suppress(KeyboardInterrupt), urls.use_policy(policy):
             server.run()
     except SystemExit as ended:  # uvicorn's way of saying that it could not start
         raise AppError(f"{cls.app_name} could not be started") from ended

@@ -43,6 +43,7 @@ from polyrank.serving import websocket_options
 from polyrank.toolkit import store
 from polyrank.toolkit.folder import ROUTE as FILES_ROUTE
 from polyrank.toolkit.folder import Folder, FolderStore
+from polyrank.toolkit.remote import RemoteStore, Storage
 
 log = logging.getLogger("polyrank.app")
 
@@ -58,8 +59,11 @@ READ_AHEAD = 4
 SHOWN_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif", "audio/", "video/")
 
 
-def build(app: App) -> FastAPI:
-    """The ASGI application of ``app``; its lifespan runs ``setup`` and ``teardown``."""
+def build(app: App, storage: Storage | None = None) -> FastAPI:
+    """The ASGI application of ``app``; its lifespan runs ``setup`` and ``teardown``.
+
+    What its requests make goes to ``storage``, that of the server which started us.
+    """
 
     files = Folder()
 
@@ -74,7 +78,7 @@ def build(app: App) -> FastAPI:
         finally:
             files.close()
 
-    api = AppApi(app, files, title=app.app_name or "app", lifespan=lifespan)
+    api = AppApi(app, files, storage, title=app.app_name or "app", lifespan=lifespan)
     api.router.route_class = _Route
     sockets: list[tuple[str, Endpoint, Shape | None]] = []
     for method, endpoint in type(app).endpoints.items():
@@ -214,10 +218,11 @@ class AppApi(FastAPI):
     Gives every request its context: id, headers, and where its files go.
     """
 
-    def __init__(self, app: App, files: Folder, **options: Any) -> None:
+    def __init__(self, app: App, files: Folder, storage: Storage | None, **options: Any) -> None:
         super().__init__(**options)
         self._app = app
         self._files = files
+        self._storage = storage
         self._direct = _direct_endpoints(app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -230,13 +235,19 @@ class AppApi(FastAPI):
         request = context.RequestContext(request_id, path, headers)
         logs.request_id.set(request_id)
         context.current.set(request)
-        with store.use_store(FolderStore(self._files, _base_url(scope))):
+        with store.use_store(self._store_for(request, scope)):
             is_post = scope["type"] == "http" and scope["method"] == "POST"
             direct = self._direct.get(scope["path"]) if is_post else None
             if direct is not None and direct.accepts(scope):
                 await self._call_directly(direct, request, scope, receive, send)
             else:
                 await super().__call__(scope, receive, send)
+
+    def _store_for(self, request: context.RequestContext, scope: Scope) -> store.FileStore:
+        """The server's storage, or a folder of ours where no server started us."""
+        if self._storage is None:
+            return FolderStore(self._files, _base_url(scope))
+        return RemoteStore(self._storage, request.headers)
 
     async def _call_directly(
         self,

@@ -16,7 +16,7 @@ from polyrank.gateway.hosting import HostedApp
 from polyrank.gateway.server import Server, build
 from polyrank.scaler.local import Ended, LocalReplica, ReplicaArguments
 from polyrank.serving import Serving, base_url, listen, serving
-from polyrank.settings import ServerSettings
+from polyrank.settings import FileSettings, ServerSettings
 
 # The owner of what runs without a deployment.
 OWNER = "local"
@@ -44,12 +44,15 @@ class Platform:
         port: int,
         *,
         database_url: str | None = None,
+        files_url: str | None = None,
         output: IO[str] | None = None,
     ) -> None:
-        """Without a ``database_url``, here or in the settings, requests are kept until the end only.
-        ``output`` takes what the app prints. Raises AddressTaken."""
+        """Without a ``database_url``, here or in the settings, requests are kept until the end
+        only, and files without a ``files_url``. ``output`` takes what the app prints. Raises
+        AddressTaken."""
         self._listening = listen(host, port)
         self._database_url = database_url
+        self._files_url = files_url
         self._replica = LocalReplica(arguments, self._hear, output)
         self._server: Server | None = None
         self._serving: Serving | None = None
@@ -80,13 +83,20 @@ class Platform:
         """Serves inside the block; at its end, everything is ended in order."""
         settings, keys_url = self._access()
         with contextlib.ExitStack() as stack:
-            self._database_url = self._database_url or settings.database_url
-            if self._database_url is None:
-                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="polyrank-"))
-                self._database_url = f"sqlite:///{Path(folder) / 'requests.db'}"
-            self._server = server = Server(self._database_url, settings, keys_url=keys_url)
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="polyrank-")))
+            files = FileSettings()
+            self._server = server = Server(
+                self._database_url
+                or settings.database_url
+                or f"sqlite:///{folder / 'requests.db'}",
+                self._files_url or files.url or str(folder / "files"),
+                settings,
+                keys_url=keys_url,
+                files_max_bytes=files.max_bytes,
+            )
             server.apps.expect()
             async with serving(build(server), self._listening, grace_s=3600) as self._serving:
+                self._replica.add_environment(server.filing.replica_environment(self.url))
                 async with asyncio.TaskGroup() as self._tasks:
                     keeping = self._tasks.create_task(self._replica.keep())
                     try:

@@ -12,6 +12,10 @@ from starlette.types import Scope
 NAMESPACES = ("workflows", "comfy")
 # Parameters of a URL's query that are the server's business.
 OURS = ("fal_webhook", "fal_jwt_token", "fal_max_queue_length")
+# Hosts of the reference platform, whose callers reach us through a proxy.
+PLATFORM_DOMAINS = ("fal.ai", "fal.run", "fal.media", "falrun.com")
+FILES_HOST = "v3.fal.media"
+KEY_VALUE_HOST = "kv.fal.media"
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,9 @@ def find_target(path: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> Targe
     first, _, rest = path.removeprefix("/").partition("/")
     if first in ("run", "queue"):
         return Target(first, f"/{rest}", f"/{first}")
-    called = host.partition(b":")[0].decode("latin-1")
+    called = host.partition(b":")[0].decode("latin-1").lower()
+    if called == KEY_VALUE_HOST:
+        return Target("", path if first == "kv" else f"/kv{path}", "")
     if called.startswith("queue."):
         return Target("queue", path, "")
     is_run = called.endswith(("fal.run", "falrun.com"))
@@ -77,6 +83,17 @@ def for_the_app(query: str) -> str:
     if "fal_" not in query:
         return query
     return "&".join(part for part in query.split("&") if part.partition("=")[0] not in OURS)
+
+
+def files_base(scheme: str, host: str) -> str:
+    """The address at which whoever reached us as ``host`` finds files.
+
+    Example: ``files_base("http", "localhost:8080") == "http://localhost:8080"``.
+    """
+    name = host.partition(":")[0].lower()
+    if any(name == domain or name.endswith(f".{domain}") for domain in PLATFORM_DOMAINS):
+        return f"https://{FILES_HOST}"
+    return f"{scheme}://{host}"
 
 
 def place(scope: Scope, app: str) -> list[tuple[bytes, bytes]]:

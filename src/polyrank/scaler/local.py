@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import IO, Any
 
 from polyrank import reports
@@ -111,6 +111,10 @@ class LocalReplica:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
                     await self._hurry.wait()
+
+    def add_environment(self, extra: Mapping[str, str]) -> None:
+        """Variables for the processes that are started from now on."""
+        self._arguments = replace(self._arguments, extra={**self._arguments.extra, **extra})
 
     async def restart(self) -> None:
         """Ends the process in order, for the next one to take its place at once."""

@@ -157,3 +157,51 @@ webhooks = Table(
 PENDING = webhooks.c.state == literal_column("'pending'")
 
 Index("ix_webhooks_due_at", webhooks.c.due_at, sqlite_where=PENDING, postgresql_where=PENDING)
+
+files = Table(
+    "files",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("owner", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("content_type", Text, nullable=False),
+    # The owner's wishes; see files/lifecycle.py.
+    Column("lifetime_s", Double),
+    Column("acl", JSON(none_as_null=True)),
+    # Whoever knows it may add to the file until it is whole.
+    Column("upload_id", Text, nullable=False, unique=True),
+    Column("declared_size", BigInteger),
+    Column("created_at", Double, nullable=False),
+    # Before the file is whole: when its upload is given up. After: when its life is over.
+    Column("expires_at", Double),
+    # What a whole file is: the blobs [key, size] that it is made of, one after the other.
+    Column("completed_at", Double),
+    Column("size", BigInteger),
+    Column("etag", Text),
+    Column("blobs", JSON(none_as_null=True)),
+)
+
+Index("ix_files_expires_at", files.c.expires_at)
+
+file_parts = Table(
+    "file_parts",
+    metadata,
+    Column("file_id", Text, ForeignKey(files.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("key", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("etag", Text, nullable=False),
+)
+
+# What apps keep with KVStore. Several apps may use one ``space``.
+key_values = Table(
+    "key_values",
+    metadata,
+    Column("owner", Text, primary_key=True),
+    Column("space", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+    Column("expires_at", Double, nullable=False),
+)
+
+Index("ix_key_values_expires_at", key_values.c.expires_at)

@@ -5,9 +5,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -23,8 +22,9 @@ from polyrank.reports import Ready
 from polyrank.scaler.local import ReplicaArguments
 
 async def main():
-    database, app = sys.argv[1:]
-    platform = Platform(ReplicaArguments(app), "127.0.0.1", 0, database_url=database)
+    database, app, files, port = sys.argv[1:]
+    arguments, port = ReplicaArguments(app), int(port)
+    platform = Platform(arguments, "127.0.0.1", port, database_url=database, files_url=files)
 
     def on_report(report):
         if isinstance(report, Ready):
@@ -44,19 +44,33 @@ with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
 class ServerProcess:
     """A server that can be killed and started again on the same database."""
 
-    def __init__(self, database: str, app: str = f"{APP}::QueueApp") -> None:
-        self._command = [sys.executable, "-c", SERVE, database, app]
+    def __init__(
+        self,
+        database: str,
+        files: str,
+        app: str = f"{APP}::QueueApp",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._environment = {**os.environ, **(environment or {})}
+        self._command = [sys.executable, "-c", SERVE, database, app, files]
         self.start()
 
-    def start(self) -> None:
+    def start(self, port: int = 0) -> None:
         self.process = subprocess.Popen(
-            self._command, stdout=subprocess.PIPE, text=True, env={**os.environ}
+            [*self._command, str(port)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=self._environment,
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         address = re.fullmatch(r"serving on (\S+)\n", line)
         assert address is not None, line
         self.address = address[1]
+
+    def start_again(self) -> None:
+        """On the port that it had."""
+        self.start(int(self.address.rpartition(":")[2]))
 
     def replica_pid(self) -> int:
         """The process id of the replica that serves now."""
@@ -76,21 +90,30 @@ class ServerProcess:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    process = ServerProcess(f"sqlite:///{tmp_path / 'polyrank.db'}")
+    process = ServerProcess(f"sqlite:///{tmp_path / 'polyrank.db'}", str(tmp_path / "files"))
     yield process
     process.end()
 
 
 @pytest.fixture(scope="module")
-def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Any]]:
-    """Starts servers of other apps (``FILE::Class``), for all tests of a module."""
-    processes: list[ServerProcess] = []
+def start_server() -> Iterator[Callable[..., ServerProcess]]:
+    """Starts servers that keep everything in a folder."""
+    started: list[ServerProcess] = []
 
-    def start(app: str) -> ServerProcess:
-        folder = tmp_path_factory.mktemp("server")
-        processes.append(ServerProcess(f"sqlite:///{folder / 'polyrank.db'}", app))
-        return processes[-1]
+    def start(folder: Path, app: str, environment: Mapping[str, str]) -> ServerProcess:
+        database = f"sqlite:///{folder / 'polyrank.db'}"
+        started.append(ServerProcess(database, str(folder / "files"), app, environment))
+        return started[-1]
 
     yield start
-    for process in processes:
+    for process in started:
         process.end()
+
+
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server for tests that do it no harm."""
+    folder = tmp_path_factory.mktemp("server")
+    process = ServerProcess(f"sqlite:///{folder / 'polyrank.db'}", str(folder / "files"))
+    yield process
+    process.end()
