@@ -23,8 +23,8 @@ from polyrank.scaler.local import ReplicaArguments
 
 async def main():
     database, app, files, port = sys.argv[1:]
-    arguments, port = ReplicaArguments(app), int(port)
-    platform = Platform(arguments, "127.0.0.1", port, database_url=database, files_url=files)
+    kept = {"database_url": database, "files_url": files or None}
+    platform = Platform(ReplicaArguments(app), "127.0.0.1", int(port), **kept)
 
     def on_report(report):
         if isinstance(report, Ready):
@@ -47,8 +47,8 @@ class ServerProcess:
     def __init__(
         self,
         database: str,
-        files: str,
         app: str = f"{APP}::QueueApp",
+        files: str = "",
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._environment = {**os.environ, **(environment or {})}
@@ -90,30 +90,35 @@ class ServerProcess:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    process = ServerProcess(f"sqlite:///{tmp_path / 'polyrank.db'}", str(tmp_path / "files"))
+    process = ServerProcess(f"sqlite:///{tmp_path / 'polyrank.db'}")
     yield process
     process.end()
-
-
-@pytest.fixture(scope="module")
-def start_server() -> Iterator[Callable[..., ServerProcess]]:
-    """Starts servers that keep everything in a folder."""
-    started: list[ServerProcess] = []
-
-    def start(folder: Path, app: str, environment: Mapping[str, str]) -> ServerProcess:
-        database = f"sqlite:///{folder / 'polyrank.db'}"
-        started.append(ServerProcess(database, str(folder / "files"), app, environment))
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.end()
 
 
 @pytest.fixture(scope="session")
 def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server for tests that do it no harm."""
     folder = tmp_path_factory.mktemp("server")
-    process = ServerProcess(f"sqlite:///{folder / 'polyrank.db'}", str(folder / "files"))
+    process = ServerProcess(f"sqlite:///{folder / 'polyrank.db'}")
     yield process
     process.end()
+
+
+@pytest.fixture(scope="module")
+def start_server(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[..., ServerProcess]]:
+    """Starts servers of other apps (``FILE::Class``), for all tests of a module."""
+    started: list[ServerProcess] = []
+
+    def start(
+        app: str, environment: Mapping[str, str] | None = None, folder: Path | None = None
+    ) -> ServerProcess:
+        folder = folder or tmp_path_factory.mktemp("server")
+        database = f"sqlite:///{folder / 'polyrank.db'}"
+        started.append(ServerProcess(database, app, str(folder / "files"), environment))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.end()

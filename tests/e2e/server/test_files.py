@@ -19,7 +19,7 @@ NOT_FOR_ALL = '{"initial_acl": {"default": "forbid"}}'
 @pytest.fixture(scope="module")
 def server(start_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("server")
-    yield start_server(folder, APP, {"POLYRANK_FILES_MAX_BYTES": str(MAX_BYTES)})
+    yield start_server(APP, {"POLYRANK_FILES_MAX_BYTES": str(MAX_BYTES)}, folder)
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +232,8 @@ def test_an_upload_that_breaks_off_is_never_seen(server: Any, client: httpx.Clie
     begun = client.post("/storage/upload/initiate", json={}).json()
     url = httpx.URL(begun["upload_url"])
     with socket.create_connection((url.host, url.port or 0)) as raw:
-        head = f"PUT {url.raw_path.decode()} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\n"
+        head = f"PUT {url.raw_path.decode()} HTTP/1.1\r\nhost: localhost\r\n"
+        head += "content-length: 1000\r\n\r\n"
         raw.sendall(head.encode() + b"half")
     assert client.get(begun["file_url"]).status_code == 404
     assert client.put(begun["upload_url"], content=b"whole").status_code == 200

@@ -26,8 +26,8 @@ NAME = "local/realtime-app"
 
 
 @pytest.fixture(scope="module")
-def platform(start_server: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return start_server(tmp_path_factory.mktemp("server"), f"{APP}::RealtimeApp", {})
+def platform(start_server: Callable[..., Any]) -> Any:
+    return start_server(f"{APP}::RealtimeApp")
 
 
 @pytest.fixture
@@ -272,10 +272,8 @@ async def test_a_replica_that_dies_closes_its_sessions_and_the_next_one_serves(
         assert msgspec.msgpack.decode(await socket.recv()) == {"square": 16}  # type: ignore[arg-type]
 
 
-async def test_a_server_that_ends_closes_its_sessions(
-    start_server: Callable[..., Any], tmp_path: Path
-) -> None:
-    server = start_server(tmp_path, f"{APP}::RealtimeApp", {})
+async def test_a_server_that_ends_closes_its_sessions(start_server: Callable[..., Any]) -> None:
+    server = start_server(f"{APP}::RealtimeApp")
     url = f"{server.address.replace('http', 'ws')}/run/{NAME}/realtime"
     async with connect(url) as socket:
         await socket.send('{"number": 3}')
