@@ -5,10 +5,12 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import os
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import certifi
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -83,6 +85,15 @@ class Authority:
             .sign(self.key, hashes.SHA256())
         )
         return _private_pem(key) + certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def trusted_with(authority: bytes) -> bytes:
+    """The authorities that programs here trust, and one more, for ``SSL_CERT_FILE``."""
+    paths = ssl.get_default_verify_paths()  # heeds SSL_CERT_FILE
+    files = [paths.cafile] if paths.cafile is not None else []
+    if paths.cafile in (None, paths.openssl_cafile):  # nobody chose
+        files.append(certifi.where())
+    return b"\n".join([*(Path(file).read_bytes() for file in files), authority])
 
 
 def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -53,7 +53,7 @@ def call(
         return 2
     try:
         asyncio.run(calling.run(arguments, out))
-    except PolyrankError as error:
+    except (PolyrankError, OSError) as error:
         console.print("[red]error:[/red]", escape(str(error)), soft_wrap=True)
         return 1
     except KeyboardInterrupt:

@@ -10,21 +10,18 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import certifi
 from rich.console import Console
 from rich.markup import escape
 
 import polyrank.client
-from polyrank.certificates import Authority
+from polyrank.certificates import Authority, trusted_with
 from polyrank.cli.tunnel import PLACES, Server, Tunnel
 from polyrank.client.options import environment, make_flows
 from polyrank.errors import PolyrankError
 
 console = Console(stderr=True, highlight=False)
 
-# Clients of the reference platform insist on a key.
-ANY_KEY = "local:local"
-FORWARDED = signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2
+FORWARDED = signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2
 # What a shell says of a program that is not there, or may not be run.
 NOT_FOUND, NOT_RUNNABLE = 127, 126
 
@@ -37,7 +34,7 @@ def execute(command: list[str], url: str | None) -> int:
         console.print("[red]error:[/red]", escape(str(error)), soft_wrap=True)
         return 2
     try:
-        return asyncio.run(_run(command, flows.endpoints.server, flows.key or ANY_KEY))
+        return asyncio.run(_run(command, flows.endpoints.server, flows.key))
     except FileNotFoundError:
         console.print(f"[red]error:[/red] there is no program {escape(command[0])}")
         return NOT_FOUND
@@ -46,9 +43,9 @@ def execute(command: list[str], url: str | None) -> int:
         return NOT_RUNNABLE
 
 
-async def _run(command: list[str], url: str, key: str) -> int:
+async def _run(command: list[str], url: str, key: str | None) -> int:
     with tempfile.TemporaryDirectory(prefix="polyrank-exec-") as name:
-        trust = _Trust.make(Path(name), os.environ)
+        trust = _Trust.make(Path(name))
         server = Server(url)
         async with Tunnel(server, str(trust.certificate)).running() as proxy:
             extra = {
@@ -57,8 +54,11 @@ async def _run(command: list[str], url: str, key: str) -> int:
                 **_proxied(proxy, server.host, os.environ),
                 "PYTHONPATH": _python_path(os.environ),
             }
-            process = await asyncio.create_subprocess_exec(*command, env={**os.environ, **extra})
-            with _signals_passed_on(process):
+            signals = _Signals()
+            with signals.caught():
+                environ = {**os.environ, **extra}
+                process = await asyncio.create_subprocess_exec(*command, env=environ)
+                signals.pass_on_to(process)
                 code = await process.wait()
     return 128 - code if code < 0 else code
 
@@ -71,7 +71,7 @@ class _Trust:
         self.variables = variables
 
     @classmethod
-    def make(cls, folder: Path, environment: Mapping[str, str]) -> _Trust:
+    def make(cls, folder: Path) -> _Trust:
         """Makes them. What was trusted before still is."""
         authority = Authority.create("polyrank exec")
         certificate = folder / "tunnel.pem"
@@ -79,9 +79,8 @@ class _Trust:
         certificate.write_bytes(authority.issue(*PLACES))
         alone = folder / "authority.pem"
         alone.write_bytes(authority.pem)
-        before = Path(environment.get("SSL_CERT_FILE") or certifi.where()).read_bytes()
         bundle = folder / "trusted.pem"
-        bundle.write_bytes(before + b"\n" + authority.pem)
+        bundle.write_bytes(trusted_with(authority.pem))
         names = "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"
         return cls(
             certificate,
@@ -116,25 +115,37 @@ def _python_path(environment: Mapping[str, str]) -> str:
     return os.pathsep.join([str(stand_in), before] if before else [str(stand_in)])
 
 
-@contextlib.contextmanager
-def _signals_passed_on(process: asyncio.subprocess.Process) -> Iterator[None]:
-    """Inside the block, what ends us is for the program to decide about."""
-    loop = asyncio.get_running_loop()
+class _Signals:
+    """What is meant to end us is for the program to decide about, from before it starts."""
 
-    def pass_on(signum: signal.Signals) -> None:
-        if signum is signal.SIGINT and _in_foreground():
-            return  # the terminal has told the program, too
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signum)
+    def __init__(self) -> None:
+        self._process: asyncio.subprocess.Process | None = None
+        self._early: list[signal.Signals] = []
 
-    told = (*FORWARDED, signal.SIGINT)
-    for signum in told:
-        loop.add_signal_handler(signum, pass_on, signum)
-    try:
-        yield
-    finally:
-        for signum in told:
-            loop.remove_signal_handler(signum)
+    @contextlib.contextmanager
+    def caught(self) -> Iterator[None]:
+        """Keeps signals from ending this process inside the block."""
+        loop = asyncio.get_running_loop()
+        for signum in FORWARDED:
+            loop.add_signal_handler(signum, self._take, signum)
+        try:
+            yield
+        finally:
+            for signum in FORWARDED:
+                loop.remove_signal_handler(signum)
+
+    def pass_on_to(self, process: asyncio.subprocess.Process) -> None:
+        """Sends them to a program that is running now."""
+        self._process = process
+        for signum in self._early:
+            self._take(signum)
+
+    def _take(self, signum: signal.Signals) -> None:
+        if self._process is None:
+            self._early.append(signum)
+        elif signum is not signal.SIGINT or not _in_foreground():  # else the terminal has told it
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signum)
 
 
 def _in_foreground() -> bool:

@@ -12,7 +12,8 @@ from typing import IO
 
 from polyrank import reports
 from polyrank.app.projects import AppRef
-from polyrank.certificates import Authority
+from polyrank.certificates import Authority, trusted_with
+from polyrank.client.options import environment
 from polyrank.gateway.callers import is_loopback
 from polyrank.gateway.hosting import HostedApp
 from polyrank.gateway.server import Server, build
@@ -109,6 +110,7 @@ class Platform:
                 self._replica.add_environment(
                     server.filing.replica_environment(self.url, ca=self.ca_file)
                 )
+                self._replica.add_environment(self._client_environment(folder))
                 async with asyncio.TaskGroup() as self._tasks:
                     keeping = self._tasks.create_task(self._replica.keep())
                     try:
@@ -124,12 +126,22 @@ class Platform:
     def _certificate(self, folder: Path) -> Path:
         """A certificate and its key for all names of this machine, for as long as we run."""
         assert self.authority is not None
-        names = dict.fromkeys(["localhost", "127.0.0.1", "::1", socket.gethostname(), self._listen_host])
+        names = dict.fromkeys(
+            ["localhost", "127.0.0.1", "::1", socket.gethostname(), self._listen_host]
+        )
         authority = Authority.kept_in(self.authority, "polyrank on " + socket.gethostname())
         path = folder / "server.pem"
         path.write_bytes(authority.issue(*names))
         path.chmod(0o600)
         return path
+
+    def _client_environment(self, folder: Path) -> dict[str, str]:
+        """What lets the app call apps of this server, itself among them."""
+        if self.ca_file is None:
+            return environment(self.url)
+        trusted = folder / "trusted.pem"
+        trusted.write_bytes(trusted_with(self.ca_file.read_bytes()))
+        return {**environment(self.url), "SSL_CERT_FILE": str(trusted)}
 
     def _access(self) -> tuple[ServerSettings, str | None]:
         """Who is let in, and where the keys are that ``polyrank keys`` makes.

@@ -143,7 +143,12 @@ class Tunnel:
         if self._proxy is None or urllib.request.proxy_bypass(host):
             return await _connect(host, port)
         proxy = urlsplit(self._proxy if "://" in self._proxy else f"http://{self._proxy}")
-        reader, writer = await _connect(proxy.hostname or "", proxy.port or 8080)
+        if proxy.scheme not in ("http", "https"):
+            raise ConnectionError(f"polyrank exec knows no way through a {proxy.scheme} proxy")
+        tls = ssl.create_default_context() if proxy.scheme == "https" else None
+        reader, writer = await _connect(
+            proxy.hostname or "", proxy.port or (443 if tls else 80), tls
+        )
         target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
         if proxy.username is not None:

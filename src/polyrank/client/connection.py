@@ -19,7 +19,8 @@ def options(endpoints: Endpoints) -> dict[str, Any]:
     """The arguments of an httpx client for this server."""
     return {
         "follow_redirects": True,
-        "trust_env": not endpoints.is_loopback,
+        # What the environment says of proxies is not about this machine.
+        "mounts": {f"all://{endpoints.host}": None} if endpoints.is_loopback else {},
         "limits": httpx.Limits(max_connections=None, max_keepalive_connections=20),
     }
 

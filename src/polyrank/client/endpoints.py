@@ -12,6 +12,7 @@ from polyrank.client.errors import ClientError
 # First segments of an id that are part of its owner's name.
 NAMESPACES = ("workflows", "comfy")
 OLD_ID = re.compile(r"([0-9]+)-([a-zA-Z0-9-]+)")
+PORT = re.compile(r":\d*$")
 MAX_BUFFERING = range(1, 61)
 
 
@@ -64,6 +65,11 @@ class Endpoints:
             raise ClientError(
                 f"{self.server!r} is not the address of a server, as http://127.0.0.1:8080 is"
             )
+
+    @property
+    def host(self) -> str:
+        """The server's host, as it stands in URLs."""
+        return PORT.sub("", urlsplit(self.server).netloc.rpartition("@")[2])
 
     @property
     def is_loopback(self) -> bool:

@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import httpx
+
 from polyrank.errors import PolyrankError
 
 
@@ -50,6 +52,16 @@ class ClientHTTPError(ClientError):
         self.request_id = request_id
         self.response_headers = dict(headers or {})
         self.body = body
+
+    @property
+    def response(self) -> httpx.Response:
+        """The answer as httpx would have it."""
+        headers = {
+            name: value
+            for name, value in self.response_headers.items()
+            if name != "content-encoding"  # the body has been decoded
+        }
+        return httpx.Response(self.status_code, headers=headers, content=self.body)
 
     def __str__(self) -> str:
         request = f", request {self.request_id}" if self.request_id else ""

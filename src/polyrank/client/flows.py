@@ -337,7 +337,15 @@ class Flows:
         source = EventSource(request, self._attempts, Deadline(), resumable=True)
         while True:
             yield from _emit_all(source)
-            if isinstance((yield from self.status_of(ticket)), Completed):
+            status = yield from self.status_of(ticket)
+            if isinstance(status, Completed):
+                if status.error is not None:
+                    raise StreamFailed(
+                        status.error,
+                        detail=status.error,
+                        error_type=status.error_type,
+                        request_id=ticket.request_id,
+                    )
                 return
             yield Pause(REOPEN_S)  # the server ended in order, the request did not
 

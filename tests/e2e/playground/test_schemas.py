@@ -124,37 +124,37 @@ def test_an_untouched_form_sends_defaults_only(page: Page) -> None:
     assert page.evaluate(FORM, [schema_of(Layer), None]) == {"opacity": 1}
 
 
-@pytest.mark.parametrize(
-    ("kind", "value"),
-    [
-        (list[int], [1, 2]),
-        (str, "text"),
-        (int, 3),
-        (dict[str, int], {"a": 1}),
-        (Literal["a", "b"], "b"),
-        (int | None, 4),
-        (Any, {"free": [1]}),
-        (Layer | Leaf, {"kind": "leaf", "size": 2}),
-    ],
-)
-def test_an_input_need_not_be_an_object(page: Page, kind: Any, value: Any) -> None:
-    assert page.evaluate(FORM, [schema_of(kind), value]) == value
+OTHERS = [
+    (list[int], [1, 2]),
+    (str, "text"),
+    (int, 3),
+    (dict[str, int], {"a": 1}),
+    (Literal["a", "b"], "b"),
+    (int | None, 4),
+    (Any, {"free": [1]}),
+    (Layer | Leaf, {"kind": "leaf", "size": 2}),
+]
 
 
-@pytest.mark.parametrize(
-    "schema",
-    [
-        {},
-        {"type": "object"},
-        {"type": "object", "properties": {"a": True, "b": {}}},
-        {"$ref": "#/components/schemas/Missing"},
-        {"$ref": LOOP, "$defs": {"Loop": {"$ref": LOOP}}},
-        {"type": "array", "prefixItems": [{"type": "integer"}]},
-        {"type": ["string", "integer", "null"]},
-        {"anyOf": [{"type": "null"}]},
-        {"allOf": [{"type": "object", "properties": {"a": {"type": "string"}}}], "title": "A"},
-        {"enum": [None, 1, "x"]},
-    ],
-)  # fmt: skip
-def test_no_schema_breaks_the_page(page: Page, schema: dict[str, Any]) -> None:
-    page.evaluate(FORM, [schema, None])
+def test_an_input_need_not_be_an_object(page: Page) -> None:
+    for kind, value in OTHERS:
+        assert page.evaluate(FORM, [schema_of(kind), value]) == value
+
+
+ODD = [
+    {},
+    {"type": "object"},
+    {"type": "object", "properties": {"a": True, "b": {}}},
+    {"$ref": "#/components/schemas/Missing"},
+    {"$ref": LOOP, "$defs": {"Loop": {"$ref": LOOP}}},
+    {"type": "array", "prefixItems": [{"type": "integer"}]},
+    {"type": ["string", "integer", "null"]},
+    {"anyOf": [{"type": "null"}]},
+    {"allOf": [{"type": "object", "properties": {"a": {"type": "string"}}}], "title": "A"},
+    {"enum": [None, 1, "x"]},
+]
+
+
+def test_no_schema_breaks_the_page(page: Page) -> None:
+    for schema in ODD:
+        page.evaluate(FORM, [schema, None])

@@ -86,6 +86,12 @@ def test_files_are_kept(call: Any, tmp_path: Path) -> None:
     assert len(list((tmp_path / "out").iterdir())) == 4
 
 
+def test_a_place_that_cannot_be_written_is_told(call: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    ended = call(APP, "number=16", "--path", "/paint", "-o", str(tmp_path / "file" / "out"))
+    assert ended.returncode == 1 and ended.stderr.startswith("error: ")
+
+
 def test_ctrl_c_cancels_the_request(shared_server: Any, tmp_path: Path) -> None:
     steps = tmp_path / "steps"
     os.mkfifo(steps)  # opened by the app when it is at work

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -139,9 +140,17 @@ def test_errors_say_what_is_wrong_and_where(client: Any) -> None:
         assert error.detail[0]["loc"] == ["body", "number"]
         assert "number: must be odd" in str(error)
         assert error.request_id and error.request_id in str(error)
+        assert error.response.json()["detail"] == error.detail
     with pytest.raises(ClientHTTPError, match="there is no app 'local/nothing' here") as caught:
         client.run("local/nothing", {})
     assert (caught.value.status_code, caught.value.error_type) == (404, "app_not_found")
+
+
+def test_threads_may_share_a_client(shared_server: Any) -> None:
+    with SyncClient(server=shared_server.address) as client, ThreadPoolExecutor(16) as pool:
+        numbers = range(64)
+        results = pool.map(lambda number: client.subscribe(APP, {"number": number}), numbers)
+        assert [result.double for result in results] == [2 * number for number in numbers]
 
 
 def test_arguments_that_are_no_json_are_refused_before_anything_is_sent(client: Any) -> None:
@@ -277,6 +286,15 @@ def test_nobody_there_is_told_with_what_to_do() -> None:
             client.run(APP, {})
     with pytest.raises(ClientError, match="is not the address of a server"):
         SyncClient(server="127.0.0.1:8080").run(APP, {})
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_server_on_this_machine_is_reached_past_any_proxy(
+    shared_server: Any, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    for client in make(kind, shared_server):
+        assert client.run(APP, {"number": 2}) == {"double": 4}
 
 
 def test_a_server_that_is_killed_while_one_waits_is_asked_again(restarted: Any) -> None:

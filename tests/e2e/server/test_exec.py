@@ -1,6 +1,7 @@
 """`polyrank exec`: unmodified programs of the reference platform against a local server."""
 
 import http.server
+import json
 import os
 import re
 import signal
@@ -16,13 +17,19 @@ from typing import Any
 import pytest
 from polyrank_program import POLYRANK
 
+from .node import FOLDER as JS_FOLDER
+from .node import NODE
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def execute(url: str, *command: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+def execute(
+    url: str, *command: str, cwd: Path | None = None, **environment: str
+) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [*POLYRANK, "exec", "--url", url, "--", *command],
         env={**os.environ, **environment},
+        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=60,
@@ -71,6 +78,31 @@ def test_the_reference_client_reaches_the_server(shared_server: Any) -> None:
         "422",
         "{'double': 12}",
     ]
+
+
+def test_the_npm_client_reaches_the_server(shared_server: Any) -> None:
+    program = """
+import { createFalClient } from "@fal-ai/client";
+const fal = createFalClient({ credentials: "id:secret" });
+const say = (value) => console.log(JSON.stringify(value));
+const app = "local/queue-app";
+say((await fal.run(app, { input: { number: 21 } })).data);
+say((await fal.subscribe(app, { input: { number: 4 }, mode: "streaming" })).data);
+for await (const event of await fal.stream(app, { input: { number: 2 } })) say(event);
+const url = await fal.storage.upload(new Blob(["kept"], { type: "text/plain" }));
+say([url, await (await fetch(url)).text()]);
+"""
+    node = [str(NODE), "--input-type=module", "--eval", program]
+    ended = execute(shared_server.address, *node, cwd=JS_FOLDER)
+    assert ended.returncode == 0, ended.stderr
+    run, subscribed, first, second, uploaded = map(json.loads, ended.stdout.splitlines())
+    assert (run, subscribed, first, second) == (
+        {"double": 42},
+        {"double": 8},
+        {"step": 0},
+        {"step": 1},
+    )
+    assert uploaded[0].startswith(shared_server.address) and uploaded[1] == "kept"
 
 
 def test_every_program_that_honours_a_proxy_reaches_the_server(shared_server: Any) -> None:

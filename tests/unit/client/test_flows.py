@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from polyrank.client.errors import ClientHTTPError, ServerUnreachable
+from polyrank.client.errors import ClientHTTPError, ServerUnreachable, StreamFailed
 from polyrank.client.flows import Flows
 from polyrank.client.parts import Part
 from polyrank.client.steps import (
@@ -163,6 +163,25 @@ def test_a_kept_stream_is_resumed(flows: Flows) -> None:
     )
     assert [event.step for event in told.values] == [1, 2]
     assert told.sent[1].headers["last-event-id"] == "1"
+
+
+def test_the_events_of_a_request_end_when_it_does_and_say_if_it_failed(flows: Flows) -> None:
+    ticket = flows.ticket("a", "r")
+    told = Told(
+        flows.stream_of(ticket),
+        Answer(200, EVENT_STREAM),
+        b'id: 1\ndata: {"step": 1}\n\n',
+        b"",  # the server ended in order
+        answer({"status": "IN_PROGRESS", "logs": None}),
+        Answer(200, EVENT_STREAM),
+        b'id: 2\ndata: {"step": 2}\n\n',
+        b"",
+        answer({"status": "COMPLETED", "logs": None}),
+    )
+    assert [event.step for event in told.values] == [1, 2]
+    failed = {"status": "COMPLETED", "logs": None, "error": "a rank died", "error_type": "x"}
+    with pytest.raises(StreamFailed, match="a rank died"):
+        Told(flows.stream_of(ticket), Answer(200, EVENT_STREAM), b"", answer(failed))
 
 
 TOKEN = {"token": "t", "token_type": "Bearer", "expires_at": "2100-01-01T00:00:00+00:00"}

@@ -12,7 +12,7 @@ METHODS = ("get", "put", "post", "delete")
 QUEUE = [
     *(("POST", "/queue/{owner}/{name}"), ("POST", "/queue/{owner}/{name}/{path}")),
     *(("POST", "/run/{owner}/{name}"), ("POST", "/run/{owner}/{name}/{path}")),
-    *(("GET", "/run/{owner}/{name}/openapi.json"), ("GET", "/health")),
+    *(("GET", "/run/{owner}/{name}/openapi.json"), ("GET", "/health"), ("GET", "/apps")),
 ]
 
 
@@ -33,7 +33,7 @@ def test_every_route_is_in_the_document_and_nothing_else() -> None:
         for method in item
         if method in METHODS
     }
-    served = listed(Queue(NOBODY, NOBODY, NOBODY).routes(), "/queue")
+    served = listed(Queue(NOBODY, NOBODY, NOBODY, NOBODY, NOBODY).routes(), "/queue")
     served |= listed(ServerDocument().routes())
     assert said == served | set(QUEUE)
 

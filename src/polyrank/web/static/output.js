@@ -161,7 +161,7 @@ export class Output {
       h(
         "div",
         { class: `line ${(level ?? "").toLowerCase()}` },
-        timestamp ? h("time", {}, timestamp.slice(11, 19)) : "",
+        timestamp ? h("time", {}, clock(timestamp)) : "",
         message,
       ),
     );
@@ -191,7 +191,7 @@ export class Output {
         return h(
           "section",
           {},
-          h("h3", {}, name),
+          h("h2", {}, name),
           button,
           h("pre", { tabIndex: 0, dataset: { language: name } }, h("code", {}, shown(code))),
         );
@@ -222,6 +222,11 @@ function idle() {
       " cancels",
     ),
   );
+}
+
+/** The time of day here. */
+function clock(timestamp) {
+  return new Date(timestamp).toLocaleTimeString([], { hourCycle: "h23" });
 }
 
 /** An event of a stream as a line, without its pictures. */

@@ -40,7 +40,7 @@ export function showError(error) {
   return h(
     "div",
     { class: "failure", role: "alert" },
-    h("h3", {}, heading),
+    h("h2", {}, heading),
     h("p", {}, error.message),
     problems.length ? h("ul", {}, ...problems) : null,
   );
@@ -109,7 +109,7 @@ function textsOf(value) {
 }
 
 function textBlock(name, text) {
-  return h("div", { class: "text" }, name ? h("h3", {}, name) : null, h("p", {}, text));
+  return h("div", { class: "text" }, name ? h("h2", {}, name) : null, h("p", {}, text));
 }
 
 function isPlain(value) {

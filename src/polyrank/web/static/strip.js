@@ -51,12 +51,17 @@ export class Strip {
 
 /** The few words that tell a run from others. */
 function gist({ input, result, path }) {
-  const values = Object.values(input ?? {}).filter(
-    (each) => typeof each === "string" || typeof each === "number",
-  );
-  const said =
-    typeof result === "string" ? result : values.find((each) => !String(each).startsWith("data:"));
-  return String(said ?? path).slice(0, 60);
+  const isProse = (each) => typeof each === "string" && /\S\s\S/.test(each);
+  const prose = [result, ...Object.values(input ?? {})].find(isProse);
+  return (prose ?? `${path} ${brief(input)}`).slice(0, 60);
+}
+
+/** An input's values, without names and files. */
+function brief(input) {
+  const isShort = (each) => ["string", "number"].includes(typeof each) && !/^data:/.test(each);
+  return Object.values(input ?? {})
+    .filter(isShort)
+    .join(", ");
 }
 
 function moment(at) {
