@@ -1,7 +1,10 @@
 """``examples/realtime.py``: two ranks paint one picture for sessions that come and go."""
 
 import io
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -73,14 +76,15 @@ def test_the_ranks_stop_for_a_caller_who_has_gone_and_go_on_for_the_next(open_se
     assert last < step < last + 10_000  # neither started anew nor painted to the end
 
 
-def test_the_program_of_the_docs_paints(
-    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_program_of_the_docs_paints(address: str, tmp_path: Path) -> None:
     page = (ROOT / "docs" / "realtime.md").read_text()
     [code] = [
-        each for each in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "ADDRESS" in each
+        each
+        for each in re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+        if "import polyrank.client" in each
     ]
-    monkeypatch.chdir(tmp_path)
-    exec(code.replace("ws://127.0.0.1:8080/run/local/painting", address), {})
-    with Image.open("painting.jpg") as picture:
+    server = address.replace("ws", "http", 1).partition("/run/")[0]
+    environment = {**os.environ, "POLYRANK_SERVER": server}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
+    with Image.open(tmp_path / "painting.jpg") as picture:
         assert picture.size == (256, 256)

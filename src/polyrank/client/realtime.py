@@ -20,6 +20,8 @@ Decode: TypeAlias = Callable[[bytes], Any]
 OPEN_TIMEOUT_S = 90.0
 # How long a token opens sessions.
 TOKEN_S = 120
+# What tells an endpoint that takes a stream that it is over.
+END_OF_INPUTS = '{"type":"x-fal-message","action":"end"}'
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,13 @@ class RealtimeConnection:
         except ConnectionClosed as closed:
             raise _ended(closed) from closed
 
+    def end(self) -> None:
+        """Says that no more inputs will come; results still do. Raises RealtimeError."""
+        try:
+            self._websocket.send(END_OF_INPUTS)
+        except ConnectionClosed as closed:
+            raise _ended(closed) from closed
+
     def recv(self) -> Any:
         """The next result; None when the session has ended. Raises RealtimeError."""
         while True:
@@ -98,6 +107,13 @@ class AsyncRealtimeConnection:
         """Sends an input. Raises RealtimeError if the session has ended."""
         try:
             await self._websocket.send(self._codec.encode(arguments))
+        except ConnectionClosed as closed:
+            raise _ended(closed) from closed
+
+    async def end(self) -> None:
+        """Says that no more inputs will come; results still do. Raises RealtimeError."""
+        try:
+            await self._websocket.send(END_OF_INPUTS)
         except ConnectionClosed as closed:
             raise _ended(closed) from closed
 

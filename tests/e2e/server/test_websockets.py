@@ -19,12 +19,14 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.typing import Subprotocol
 
+from polyrank.client import AsyncClient, SyncClient
+
 APP = Path(__file__).resolve().parents[2] / "programs" / "realtime_app.py"
 NAME = "local/realtime-app"
 
 
 @pytest.fixture(scope="module")
-def platform(start_server: Callable[[str], Any]) -> Any:
+def platform(start_server: Callable[..., Any]) -> Any:
     return start_server(f"{APP}::RealtimeApp")
 
 
@@ -98,6 +100,20 @@ def test_inputs_until_there_are_no_more(client: fal_client.SyncClient) -> None:
         connection.send({"number": 3})
         connection.send({"number": 4})
         assert (connection.recv(), connection.recv()) == ({"sum": 7}, None)
+
+
+async def test_our_own_client_says_when_there_are_no_more_inputs(platform: Any) -> None:
+    with SyncClient(server=platform.address) as client:
+        with client.realtime(f"{NAME}/sum", path="") as session:
+            for number in (3, 4):
+                session.send({"number": number})
+            session.end()
+            assert [result["sum"] for result in session] == [7]
+    async with AsyncClient(server=platform.address) as client:
+        async with client.realtime(NAME) as session:
+            await session.send({"number": 5})
+            await session.end()
+            assert [result.square async for result in session] == [25]
 
 
 def test_a_session_without_input_is_told_so(client: fal_client.SyncClient) -> None:
@@ -256,7 +272,7 @@ async def test_a_replica_that_dies_closes_its_sessions_and_the_next_one_serves(
         assert msgspec.msgpack.decode(await socket.recv()) == {"square": 16}  # type: ignore[arg-type]
 
 
-async def test_a_server_that_ends_closes_its_sessions(start_server: Callable[[str], Any]) -> None:
+async def test_a_server_that_ends_closes_its_sessions(start_server: Callable[..., Any]) -> None:
     server = start_server(f"{APP}::RealtimeApp")
     url = f"{server.address.replace('http', 'ws')}/run/{NAME}/realtime"
     async with connect(url) as socket:
