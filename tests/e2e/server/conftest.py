@@ -24,7 +24,7 @@ from polyrank.scaler.local import ReplicaArguments
 async def main():
     database, app, files = sys.argv[1:]
     arguments = ReplicaArguments(app)
-    platform = Platform(arguments, "127.0.0.1", 0, database_url=database, files_url=files)
+    platform = Platform(arguments, "127.0.0.1", 0, database_url=database, files_url=files or None)
 
     def on_report(report):
         if isinstance(report, Ready):
@@ -47,8 +47,8 @@ class ServerProcess:
     def __init__(
         self,
         database: str,
-        files: str,
         app: str = f"{APP}::QueueApp",
+        files: str = "",
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._environment = {**os.environ, **(environment or {})}
@@ -83,7 +83,8 @@ class ServerProcess:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    process = ServerProcess(f"sqlite:///{tmp_path / 'polyrank.db'}", str(tmp_path / "files"))
+    files = str(tmp_path / "files")
+    process = ServerProcess(f"sqlite:///{tmp_path / 'polyrank.db'}", files=files)
     yield process
     process.end()
 
@@ -95,7 +96,7 @@ def start_server() -> Iterator[Callable[..., ServerProcess]]:
 
     def start(folder: Path, app: str, environment: Mapping[str, str]) -> ServerProcess:
         database = f"sqlite:///{folder / 'polyrank.db'}"
-        started.append(ServerProcess(database, str(folder / "files"), app, environment))
+        started.append(ServerProcess(database, app, str(folder / "files"), environment))
         return started[-1]
 
     yield start
