@@ -77,7 +77,9 @@ class Painter(DistributedWorker):
             return {}
         # Encoded here, in the rank: the app's process only passes it on.
         seeds = [seed + rank for rank in range(self.world_size)]
-        return {"image": Image.from_pil(grid), "seeds": seeds}
+        result = {"image": Image.from_pil(grid), "seeds": seeds}
+        # As the last event of a stream it says how far the painting is, like those before it.
+        return result | {"step": steps, "progress": 1.0} if streaming else result
 
     def preview(self, steps: int, every: int) -> Callable[..., None]:
         """A step callback that streams every rank's picture as it stands."""

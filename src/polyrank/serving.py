@@ -13,9 +13,14 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from polyrank.errors import PolyrankError
+from polyrank.settings import WebSocketSettings
 
 KEEP_ALIVE_S = 300
 BACKLOG = 2048
+# Pings find callers who fell silent; their answers may stand behind messages that a busy app has
+# not taken yet, hence the long wait.
+PING_INTERVAL_S = 20.0
+PING_TIMEOUT_S = 120.0
 
 
 class AddressTaken(PolyrankError):
@@ -40,6 +45,21 @@ def base_url(listening: socket.socket, *, is_tls: bool = False) -> str:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     scheme = "https" if is_tls else "http"
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def websocket_options(*, ping_timeout_s: float | None) -> dict[str, Any]:
+    """What a uvicorn that serves websockets is configured with.
+
+    With no ``ping_timeout_s``, a caller who does not answer is waited for. Nothing is compressed:
+    pictures and sound are already.
+    """
+    return {
+        "ws": "websockets-sansio",
+        "ws_max_size": WebSocketSettings().max_bytes,
+        "ws_ping_interval": PING_INTERVAL_S,
+        "ws_ping_timeout": ping_timeout_s,
+        "ws_per_message_deflate": False,
+    }
 
 
 class GatheringTransport:
@@ -130,6 +150,7 @@ async def serving(
         server_header=False,
         ssl_certfile=cert_file,
         ssl_keyfile=key_file,
+        **websocket_options(ping_timeout_s=PING_TIMEOUT_S),
     )
     server = Serving(config)
     task = asyncio.create_task(server.serve(sockets=[listening]))

@@ -19,12 +19,12 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def open_database() -> Iterator[Callable[[str], Database]]:
-    """Opens databases; each is one server's."""
+def open_database() -> Iterator[Callable[..., Database]]:
+    """Opens databases; each is one server's unless it says otherwise."""
     opened: list[Database] = []
 
-    def open_one(url: str) -> Database:
-        opened.append(Database(url))
+    def open_one(url: str, is_server: bool = True) -> Database:
+        opened.append(Database(url, is_server=is_server))
         upgrade(opened[-1])
         return opened[-1]
 
@@ -49,7 +49,7 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def database(open_database: Callable[[str], Database], url: str) -> Database:
+def database(open_database: Callable[..., Database], url: str) -> Database:
     return open_database(url)
 
 

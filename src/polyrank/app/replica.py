@@ -29,7 +29,7 @@ from polyrank.app.sample import Call, call_of
 from polyrank.app.server import KEEP_ALIVE_S, AppServer, build
 from polyrank.distributed import devices
 from polyrank.errors import AppError, PolyrankError
-from polyrank.serving import HttpProtocol
+from polyrank.serving import HttpProtocol, websocket_options
 from polyrank.settings import EngineSettings, StorageSettings
 from polyrank.toolkit import urls
 from polyrank.toolkit.remote import Storage
@@ -146,6 +146,7 @@ def _serve(args: argparse.Namespace) -> None:
         access_log=False,
         date_header=False,
         server_header=False,
+        **websocket_options(ping_timeout_s=None),
     )
     server = ReplicaServer(config, app, reporter)
     policy = urls.URLPolicy(

@@ -27,13 +27,19 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.routing import WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from polyrank import logs
 from polyrank.app import context
 from polyrank.app.app import App
 from polyrank.app.direct import DirectEndpoint, NotDirect, Watched, read, replay, send_json
+from polyrank.app.endpoint import Endpoint
+from polyrank.app.protocol import add_websocket
+from polyrank.app.realtime import RealtimeEndpoint, Shape
+from polyrank.app.session import RealtimeRoute
 from polyrank.errors import AppError, FieldException, PolyrankError, RunnerStopped
+from polyrank.serving import websocket_options
 from polyrank.toolkit import store
 from polyrank.toolkit.folder import ROUTE as FILES_ROUTE
 from polyrank.toolkit.folder import Folder, FolderStore
@@ -74,11 +80,17 @@ def build(app: App, storage: Storage | None = None) -> FastAPI:
 
     api = AppApi(app, files, storage, title=app.app_name or "app", lifespan=lifespan)
     api.router.route_class = _Route
+    sockets: list[tuple[str, Endpoint, Shape | None]] = []
     for method, endpoint in type(app).endpoints.items():
         handler = getattr(app, method)
-        if endpoint.is_websocket:
+        if isinstance(endpoint, RealtimeEndpoint):
+            route = RealtimeRoute(handler, endpoint, describe_error)
+            api.router.routes.append(WebSocketRoute(endpoint.path, route, name=method))
+            sockets.append((method, endpoint, route.shape))
+        elif endpoint.is_websocket:
             _check_websocket(handler)
             api.add_api_websocket_route(endpoint.path, handler)
+            sockets.append((method, endpoint, None))
         else:
             api.add_api_route(
                 endpoint.path, handler, methods=["POST"], name=method, response_model_by_alias=True
@@ -90,13 +102,14 @@ def build(app: App, storage: Storage | None = None) -> FastAPI:
     if not any(endpoint.path == "/health" for endpoint in type(app).endpoints.values()):
         api.add_api_route("/health", health, methods=["GET"], include_in_schema=False)
     api.add_route(FILES_ROUTE + "/{token}/{name}", _files_route(files), include_in_schema=False)
+    api.add_api_websocket_route("/{path:path}", _no_websocket)
     api.add_exception_handler(HTTPException, _on_http_exception)
     api.add_exception_handler(RequestValidationError, _on_validation_error)
     api.add_middleware(RequestScope, app=app)
     api.add_middleware(
         CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"]
     )
-    _order_schema(api)
+    _extend_schema(api, sockets)
     return api
 
 
@@ -113,6 +126,10 @@ def _check_websocket(handler: Callable[..., Any]) -> None:
         )
 
 
+async def _no_websocket(websocket: WebSocket) -> None:
+    raise HTTPException(404, f"there is no websocket at {websocket.url.path}")
+
+
 def serve(app: App, *, host: str, port: int, grace_s: float = 5.0) -> None:
     """Serves the app until a signal ends it: SIGTERM or Ctrl-C in order, twice Ctrl-C at once."""
     config = uvicorn.Config(
@@ -123,6 +140,7 @@ def serve(app: App, *, host: str, port: int, grace_s: float = 5.0) -> None:
         timeout_graceful_shutdown=max(1, round(grace_s)),
         log_config=None,
         access_log=False,
+        **websocket_options(ping_timeout_s=None),
     )
     server = AppServer(config, app)
     try:
@@ -292,7 +310,7 @@ class RequestScope:
         if scope["type"] == "lifespan" or request is None:
             return await self._inner(scope, receive, send)
         if scope["type"] == "websocket":
-            return await WebSocketScope(self._inner).handle(scope, receive, send)
+            return await WebSocketScope(self._inner, request).handle(scope, receive, send)
         await self._handle(request, scope, receive, send)
 
     async def _handle(
@@ -368,8 +386,9 @@ def _fits_a_header(hint: str) -> bool:
 class WebSocketScope:
     """Ends a websocket whose endpoint raised with a reason, as an answer if it was not open yet."""
 
-    def __init__(self, inner: ASGIApp) -> None:
+    def __init__(self, inner: ASGIApp, request: context.RequestContext) -> None:
         self._inner = inner
+        self._request = request
         self._is_open = False
         self._is_over = False
 
@@ -377,17 +396,23 @@ class WebSocketScope:
         """Runs one connection."""
 
         async def send_noted(message: Message) -> None:
-            self._is_open = self._is_open or message["type"] == "websocket.accept"
-            self._is_over = (
-                self._is_over
-                or message["type"] != "websocket.accept"
-                and (message["type"] != "websocket.send")
-            )
-            await send(message)
+            if message["type"] == "websocket.accept":
+                self._is_open = True
+                own = (b"x-fal-request-id", self._request.request_id.encode("latin-1"))
+                message["headers"] = [*message.get("headers", []), own]
+            elif message["type"] != "websocket.send":
+                self._is_over = True
+            try:
+                await send(message)
+            except OSError:
+                self._request.cancel()
+                raise
 
         async def receive_noted() -> Message:
             message = await receive()
-            self._is_over = self._is_over or message["type"] == "websocket.disconnect"
+            if message["type"] == "websocket.disconnect":
+                self._is_over = True
+                self._request.cancel()
             return message
 
         try:
@@ -395,6 +420,8 @@ class WebSocketScope:
         except WebSocketDisconnect:
             pass  # the caller has gone, and the endpoint had nothing more to do
         except Exception as error:
+            if isinstance(error, OSError) and self._request.is_cancelled:
+                return  # so has this one
             status, body = describe_error(error)
             if status >= 500:
                 log.error("the websocket endpoint raised", exc_info=error)
@@ -407,7 +434,11 @@ class WebSocketScope:
             code = SERVER_FAULT if status >= 500 else CALLER_FAULT
             await send({"type": "websocket.close", "code": code, "reason": reason})
         elif "websocket.http.response" in scope.get("extensions", {}):
-            headers = [(b"content-type", b"application/json")]
+            headers = [
+                (b"content-type", b"application/json"),
+                (b"x-fal-request-id", self._request.request_id.encode("latin-1")),
+                (b"x-fal-error-type", str(body["error_type"]).encode()),
+            ]
             start = {"type": "websocket.http.response.start", "status": status, "headers": headers}
             await send(start)
             await send({"type": "websocket.http.response.body", "body": json.dumps(body).encode()})
@@ -575,12 +606,14 @@ async def _on_validation_error(request: Request, error: Any) -> Response:
     return JSONResponse({"detail": problems}, 422, {"x-fal-billable-units": "0"})
 
 
-def _order_schema(api: FastAPI) -> None:
-    """Adds the order of paths and properties, which JSON objects do not promise."""
+def _extend_schema(api: FastAPI, sockets: list[tuple[str, Endpoint, Shape | None]]) -> None:
+    """Adds websockets, and the order of paths and properties, which JSON does not promise."""
     plain = api.openapi
 
     def openapi() -> dict[str, Any]:
         schema = plain()
+        for each in sockets:
+            add_websocket(schema, *each)
         schema["x-fal-order-paths"] = list(schema.get("paths", {}))
         for model in schema.get("components", {}).get("schemas", {}).values():
             if "properties" in model:

@@ -11,16 +11,18 @@ from typing import IO
 
 from polyrank import reports
 from polyrank.app.projects import AppRef
+from polyrank.gateway.callers import is_loopback
 from polyrank.gateway.hosting import HostedApp
 from polyrank.gateway.server import Server, build
 from polyrank.scaler.local import Ended, LocalReplica, ReplicaArguments
 from polyrank.serving import Serving, base_url, listen, serving
-from polyrank.settings import FileSettings
+from polyrank.settings import FileSettings, ServerSettings
 
 # The owner of what runs without a deployment.
 OWNER = "local"
 # What callers get to take their answers once the app has ended.
 LAST_MOMENT_S = 2.0
+LOOPBACK = ("127.0.0.0/8", "::1/128")
 
 
 def arguments_for(
@@ -45,8 +47,9 @@ class Platform:
         files_url: str | None = None,
         output: IO[str] | None = None,
     ) -> None:
-        """Without a ``database_url``, requests are kept until the end only, and files without a
-        ``files_url``. ``output`` takes what the app prints. Raises AddressTaken."""
+        """Without a ``database_url``, here or in the settings, requests are kept until the end
+        only, and files without a ``files_url``. ``output`` takes what the app prints. Raises
+        AddressTaken."""
         self._listening = listen(host, port)
         self._database_url = database_url
         self._files_url = files_url
@@ -78,12 +81,17 @@ class Platform:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Serves inside the block; at its end, everything is ended in order."""
+        settings, keys_url = self._access()
         with contextlib.ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="polyrank-")))
             files = FileSettings()
             self._server = server = Server(
-                self._database_url or f"sqlite:///{folder / 'requests.db'}",
+                self._database_url
+                or settings.database_url
+                or f"sqlite:///{folder / 'requests.db'}",
                 self._files_url or files.url or str(folder / "files"),
+                settings,
+                keys_url=keys_url,
                 files_max_bytes=files.max_bytes,
             )
             server.apps.expect()
@@ -95,6 +103,18 @@ class Platform:
                         yield
                     finally:
                         await self._end_in_order(keeping)
+
+    def _access(self) -> tuple[ServerSettings, str | None]:
+        """Who is let in, and where the keys are that ``polyrank keys`` makes.
+
+        On this machine alone no key is needed, and a receiver of webhooks is most likely here too.
+        """
+        settings = ServerSettings()
+        if not is_loopback(self._listening.getsockname()[0]):
+            return settings, settings.database
+        networks = (*settings.webhook_networks, *LOOPBACK)
+        settings = settings.model_copy(update={"webhook_networks": networks})
+        return settings, settings.database if settings.has_database else None
 
     def end(self) -> None:
         """Asks everything to end: in order, and at once the second time."""

@@ -10,6 +10,8 @@ from starlette.types import Scope
 
 # First segments of an app's id that are part of its owner's name.
 NAMESPACES = ("workflows", "comfy")
+# Parameters of a URL's query that are the server's business.
+OURS = ("fal_webhook", "fal_jwt_token", "fal_max_queue_length")
 # Hosts of the reference platform, whose callers reach us through a proxy.
 PLATFORM_DOMAINS = ("fal.ai", "fal.run", "fal.media", "falrun.com")
 FILES_HOST = "v3.fal.media"
@@ -74,6 +76,13 @@ def split_app(path: str) -> AppPath | None:
     if len(parts) < size or not all(parts[:size]):
         return None
     return AppPath("/".join(parts[:size]), "/" + "/".join(parts[size:]))
+
+
+def for_the_app(query: str) -> str:
+    """The query without what it says to the server: a receiver's address, a token, a limit."""
+    if "fal_" not in query:
+        return query
+    return "&".join(part for part in query.split("&") if part.partition("=")[0] not in OURS)
 
 
 def files_base(scheme: str, host: str) -> str:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 
+import httpx
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import Receive
 
-from polyrank.errors import InvalidInput, PolyrankError, QueueFull, RequestAborted
+from polyrank.errors import InvalidInput, PolyrankError, RequestAborted
 
 MAX_BODY_BYTES = 100 * 2**20
 RETRY_AFTER_S = 1
+MAX_WEBHOOK_URL = 4096
 
 
 class UnknownApp(PolyrankError):
@@ -36,7 +38,7 @@ def error_answer(error: Exception, request_id: str | None = None) -> JSONRespons
         headers["x-fal-request-id"] = request_id
     if "timeout_type" in error.details:
         headers["x-fal-request-timeout-type"] = error.details["timeout_type"]
-    if isinstance(error, QueueFull) or "retry_after_s" in error.details:
+    if error.status == 429 or "retry_after_s" in error.details:
         wait_s = error.details.get("retry_after_s", RETRY_AFTER_S)
         headers["retry-after"] = str(math.ceil(wait_s))
     body = {"detail": error.message, "error_type": error.code}
@@ -86,6 +88,22 @@ def start_limit(value: bytes | None) -> float | None:
         text = value.decode("latin-1")
         raise InvalidInput(f"X-Fal-Request-Timeout is a number of seconds, not {text!r}")
     return seconds
+
+
+def webhook_url(request: Request) -> str | None:
+    """The ``fal_webhook`` of a submit. Raises InvalidInput if it is not an http(s) URL."""
+    text = request.query_params.get("fal_webhook")
+    if text is None:
+        return None
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL as error:
+        raise InvalidInput(f"fal_webhook is not a URL: {error}") from None
+    if url.scheme not in ("http", "https") or not url.host or len(text) > MAX_WEBHOOK_URL:
+        raise InvalidInput(
+            f"fal_webhook is an http or https URL of up to {MAX_WEBHOOK_URL} characters"
+        )
+    return text
 
 
 _TOO_LARGE = f"the body has more than {MAX_BODY_BYTES} bytes; upload files and send their URLs"

@@ -12,8 +12,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from polyrank.errors import InvalidInput, PolyrankError
-from polyrank.gateway.addresses import place
-from polyrank.gateway.answers import read_body, start_timeout
+from polyrank.gateway.addresses import for_the_app, place
+from polyrank.gateway.answers import read_body, start_timeout, webhook_url
+from polyrank.gateway.callers import caller_of
 from polyrank.gateway.filing import Filing
 from polyrank.gateway.notices import Notices
 from polyrank.gateway.progress import Progress, error_event, events_of, numbered
@@ -81,7 +82,7 @@ class Queue:
 
     async def submit(self, request: Request) -> Response:
         """Keeps a request; the answer says where to ask for it."""
-        queued, submitted = await self._keep(request)
+        queued, submitted = await self._keep(request, webhook_url(request))
         position = await self._requests.position(submitted.id) or 0
         body = {
             "status": "IN_QUEUE",
@@ -108,14 +109,14 @@ class Queue:
             raise UnknownRequest(f"there is no request {submitted.id!r} any more")
         return _answer(row)
 
-    async def _keep(self, request: Request) -> tuple[Entry, Submitted]:
+    async def _keep(self, request: Request, webhook: str | None = None) -> tuple[Entry, Submitted]:
         queued, wanted = await self._apps.find(request.url.path)
         start_timeout_s = start_timeout(request) or queued.app.limits.start_timeout_s
-        query = request.url.query
+        query = for_the_app(request.url.query)
         submitted = await self._requests.submit(
             NewRequest(
                 app=wanted.app,
-                caller=request.client.host if request.client else "",
+                caller=caller_of(request).name,
                 body=await read_body(request),
                 path=f"{wanted.path}?{query}" if query else wanted.path,
                 headers=_kept(request, wanted.app, self._filing),
@@ -123,6 +124,7 @@ class Queue:
                 priority=_priority(request),
                 start_timeout_s=start_timeout_s,
                 idempotency_key=request.headers.get("idempotency-key"),
+                webhook_url=webhook,
             ),
             max_queued=_max_queued(request),
         )
@@ -130,7 +132,9 @@ class Queue:
         return queued, submitted
 
     async def listing(self, request: Request) -> Response:
-        """An app's requests, the newest first: ``?state=``, ``?before=`` (seconds), ``?limit=``."""
+        """The caller's requests of an app, an admin's are all of them, the newest first:
+        ``?state=``, ``?before=`` (seconds), ``?limit=``."""
+        caller = caller_of(request)
         state = request.query_params.get("state")
         if state not in (None, "queued", "running", "done"):
             raise InvalidInput(f"state is queued, running or done, not {state!r}")
@@ -138,7 +142,11 @@ class Queue:
         limit = _number(request, "limit")
         app = request.path_params["app"].strip("/")
         rows = await self._requests.find(
-            app=app, state=state, before=before, limit=min(1000, int(limit or 100))
+            app=app,
+            caller=None if caller.is_admin else caller.name,
+            state=state,
+            before=before,
+            limit=min(1000, int(limit or 100)),
         )
         columns = ("state", "submitted_at", "started_at", "finished_at", "status_code")
         listed = [
@@ -190,6 +198,9 @@ class Queue:
     async def cancel(self, request: Request) -> Response:
         """Ends a request that waits, and has one that runs stopped on every rank."""
         id = request.path_params["id"]
+        submitter = await self._requests.submitter(id)
+        if submitter is None or not caller_of(request).may_see(submitter):
+            return JSONResponse({"status": "NOT_FOUND"}, 404)
         outcome = await self._requests.cancel(id)
         if outcome is Cancelled.UNKNOWN:
             return JSONResponse({"status": "NOT_FOUND"}, 404)
@@ -203,7 +214,7 @@ class Queue:
 
     async def _row(self, request: Request) -> RowMapping:
         row = await self._requests.get(request.path_params["id"])
-        if row is None:
+        if row is None or not caller_of(request).may_see(row["caller"]):
             raise UnknownRequest(f"there is no request {request.path_params['id']!r} here")
         return row
 

@@ -52,13 +52,16 @@ class Registry:
         """The app of that name, if it is hosted now."""
         return self._entries.get(name)
 
+    async def wait_for(self, name: str) -> Entry | None:
+        """The app of that name, once it is loaded if it may be the one that is being loaded."""
+        if name not in self._entries:
+            await self._complete.wait()
+        return self._entries.get(name)
+
     async def find(self, path: str) -> tuple[Entry, AppPath]:
         """The app that a path names, and the rest of the path. Raises UnknownApp."""
         wanted = split_app(path)
-        if wanted is not None:
-            if wanted.app not in self._entries:
-                await self._complete.wait()
-            if (entry := self._entries.get(wanted.app)) is not None:
-                return entry, wanted
+        if wanted is not None and (entry := await self.wait_for(wanted.app)) is not None:
+            return entry, wanted
         known = ", ".join(self._entries) or "none"
         raise UnknownApp(f"there is no app {path.strip('/')!r} here; there is: {known}")

@@ -17,7 +17,7 @@ from urllib.parse import quote
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from polyrank.errors import PolyrankError, ReplicaUnreachable, RequestTimeout
-from polyrank.gateway.addresses import place
+from polyrank.gateway.addresses import for_the_app, place
 from polyrank.gateway.answers import error_answer, read_whole, start_limit
 from polyrank.gateway.filing import Filing
 from polyrank.gateway.hosting import HostedApp
@@ -129,7 +129,9 @@ class _Call:
 
     def _target(self, below: str) -> bytes:
         path = quote(below, safe="/:@!$&'()*+,;=~-._").encode()
-        query = self._scope.get("query_string", b"")
+        query = for_the_app(self._scope.get("query_string", b"").decode("latin-1")).encode(
+            "latin-1"
+        )
         return path + b"?" + query if query else path
 
     async def _pass_on(self, exchange: Exchange) -> None:
@@ -149,8 +151,12 @@ class _Call:
 
 
 async def _slot(app: HostedApp, slots: asyncio.Semaphore) -> None:
-    await app.ready()
-    await slots.acquire()
+    while True:
+        await app.ready()
+        await slots.acquire()
+        if app.upstream is not None:
+            return
+        slots.release()  # the replica went while we waited for its slot
 
 
 async def _within(

@@ -16,19 +16,32 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from polyrank import reports
 from polyrank.errors import PolyrankError, StoreUnavailable
+from polyrank.gateway import signatures, tokens
+from polyrank.gateway.accounts import Accounts
 from polyrank.gateway.addresses import find_target
 from polyrank.gateway.answers import error_answer
+from polyrank.gateway.callers import Callers
 from polyrank.gateway.dispatcher import Dispatcher
 from polyrank.gateway.filing import Filing
+from polyrank.gateway.gate import Access, Gate
 from polyrank.gateway.hosting import HostedApp
 from polyrank.gateway.notices import Notices
+from polyrank.gateway.outbox import Outbox
 from polyrank.gateway.queue import Queue
 from polyrank.gateway.registry import Entry, Registry
 from polyrank.gateway.run import RunFace
+from polyrank.gateway.signatures import Signer
+from polyrank.gateway.tokens import Tokens
+from polyrank.gateway.webhooks import Deliveries, Schedule
+from polyrank.gateway.websockets import WebSocketFace
+from polyrank.settings import ServerSettings, WebSocketSettings
 from polyrank.store import changes
 from polyrank.store.database import Database
+from polyrank.store.keys import Keys
 from polyrank.store.migrations import upgrade
 from polyrank.store.requests import Requests
+from polyrank.store.signing import SigningKeys
+from polyrank.store.webhooks import Webhooks
 
 log = logging.getLogger("polyrank.gateway")
 
@@ -41,21 +54,59 @@ class Server:
     """The parts of one server, started and ended together.
 
     ``files_url`` is the folder or bucket that files are kept in, ``files_max_bytes`` the size of
-    the largest.
+    the largest. ``keys_url`` is another database, whose keys are those that callers show.
     """
 
     def __init__(
-        self, database_url: str, files_url: str, *, files_max_bytes: int = FILES_MAX_BYTES
+        self,
+        database_url: str,
+        files_url: str,
+        settings: ServerSettings | None = None,
+        *,
+        keys_url: str | None = None,
+        files_max_bytes: int = FILES_MAX_BYTES,
+        webhook_schedule: Schedule | None = None,
     ) -> None:
+        settings = settings or ServerSettings()
         self._owner = uuid.uuid4().hex
         self.database = Database(database_url)
         upgrade(self.database)
-        self.requests = Requests(self.database, origin=self._owner)
-        self.notices = Notices()
+        self._keys_database = self.database
+        if keys_url is not None and keys_url != database_url:
+            self._keys_database = Database(keys_url, is_server=False)
+            upgrade(self._keys_database)
         self.filing = Filing(self.database, files_url, max_bytes=files_max_bytes)
         self.apps = Registry()
+        self._add_gate(settings)
+        self._add_webhooks(settings.webhook_networks, webhook_schedule)
+        self.notices = Notices()
         self._tasks: asyncio.TaskGroup | None = None
         self._dispatching: dict[str, asyncio.Task[None]] = {}
+
+    def _add_gate(self, settings: ServerSettings) -> None:
+        """Who is let in."""
+        self.keys = Keys(self._keys_database)
+        self.tokens = Tokens(SigningKeys(self.database).get("tokens", tokens.new_key))
+        self.accounts = Accounts(self.tokens)
+        self.callers = Callers(self.keys, self.tokens, local_needs_key=settings.auth == "always")
+        access = Access(mode_of=self._mode_of, allowed_origins=settings.allowed_origins)
+        self.gate = Gate(self.callers, access)
+
+    def _add_webhooks(self, networks: tuple[str, ...], schedule: Schedule | None) -> None:
+        """Who is told how requests end; the requests themselves, as they ring for it."""
+        self.requests = Requests(
+            self.database, origin=self._owner, on_webhook=lambda: self.deliveries.wake()
+        )
+        self.webhooks = Webhooks(self.database)
+        signer = Signer(SigningKeys(self.database).get("webhooks", signatures.new_key))
+        self.deliveries = Deliveries(
+            self.webhooks, self.requests, signer, networks=networks, schedule=schedule
+        )
+        self.outbox = Outbox(self.webhooks, self.requests, signer, self.deliveries.wake)
+
+    async def _mode_of(self, name: str) -> str | None:
+        entry = await self.apps.wait_for(name)
+        return None if entry is None else entry.app.limits.auth
 
     def host(self, name: str, limits: reports.Limits) -> HostedApp:
         """Serves the app ``name`` from now on; its requests wait until it has a replica."""
@@ -92,6 +143,7 @@ class Server:
     async def running(self) -> AsyncIterator[None]:
         """Dispatches inside the block, and lets go of everything at its end."""
         await self.requests.recover()
+        await self.webhooks.recover()
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
@@ -100,6 +152,7 @@ class Server:
                         changes.follow(self.database, self._owner, self._note_foreign_change)
                     ),
                     tasks.create_task(self._sweep()),
+                    tasks.create_task(self.deliveries.run()),
                     tasks.create_task(self.filing.sweep()),
                 ]
                 for entry in self.apps:
@@ -113,6 +166,7 @@ class Server:
             for entry in self.apps:
                 entry.app.close()
             await asyncio.to_thread(self.database.close)
+            await asyncio.to_thread(self._keys_database.close)
 
     def _note_foreign_change(self, id: str, app: str) -> None:
         """Another server of this database changed a request; with no id, perhaps many."""
@@ -149,7 +203,12 @@ def build(server: Server) -> ASGIApp:
         return Starlette(routes=routes, exception_handlers={PolyrankError: on_error})
 
     pages = Starlette(
-        routes=[Route("/health", health), *server.filing.routes()],
+        routes=[
+            Route("/health", health),
+            *server.accounts.routes(),
+            *server.outbox.routes(),
+            *server.filing.routes(),
+        ],
         lifespan=lifespan,
         exception_handlers={PolyrankError: on_error},
     )
@@ -157,16 +216,25 @@ def build(server: Server) -> ASGIApp:
     once = pages_of([Route("/{path:path}", queue.run_once, methods=["POST"])])
     faces: dict[str, ASGIApp] = {
         "run": RunFace(server.apps, once, server.filing),
-        "queue": pages_of(queue.routes()),
+        "queue": pages_of([*server.outbox.queue_routes(), *queue.routes()]),
     }
+
+    websockets = WebSocketFace(server.apps, max_bytes=WebSocketSettings().max_bytes)
 
     async def by_face(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await pages(scope, receive, send)
         target = find_target(scope["path"], scope["headers"])
-        scope = {**scope, "path": target.path, "face_prefix": target.prefix}
+        try:
+            caller = await server.gate.admit(scope, dict(scope["headers"]), target)
+        except PolyrankError as error:
+            return await server.gate.refuse(error, scope, receive, send)
+        state = {**scope.get("state", {}), "caller": caller}
+        scope = {**scope, "path": target.path, "face_prefix": target.prefix, "state": state}
         if target.query is not None:
             scope["query_string"] = target.query
+        if scope["type"] == "websocket":
+            return await websockets(scope, receive, send)
         await faces.get(target.face, pages)(scope, receive, send)
 
     return by_face

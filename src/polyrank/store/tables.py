@@ -47,6 +47,8 @@ requests = Table(
     Column("hint", Text),
     Column("idempotency_key", Text),
     Column("fingerprint", Text),
+    # Who wants to be told how it ended.
+    Column("webhook_url", Text),
     # Where it stands: "queued", "running" or "done".
     Column("state", Text, nullable=False),
     Column("priority", Integer, nullable=False),
@@ -111,6 +113,20 @@ Index(
 Index("ix_requests_expires_at", requests.c.expires_at)
 Index("ix_requests_app_submitted_at", requests.c.app, requests.c.submitted_at)
 
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("secret_hash", LargeBinary, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("scopes", JSON, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("rate", Text),
+    Column("created_at", Double, nullable=False),
+    Column("last_used_at", Double),
+    Column("revoked_at", Double),
+)
+
 signing_keys = Table(
     "signing_keys",
     metadata,
@@ -118,6 +134,29 @@ signing_keys = Table(
     Column("key", LargeBinary, nullable=False),
     Column("created_at", Double, nullable=False),
 )
+
+# The outbox: one row for each request whose end somebody is to be told of.
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("request_id", Text, ForeignKey(requests.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("url", Text, nullable=False),
+    # "pending", "delivered" or "failed".
+    Column("state", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    # When to try next; while a server tries, when it is taken for dead.
+    Column("due_at", Double, nullable=False),
+    # Of the try that is under way: it alone may say how that went.
+    Column("lease", Text),
+    Column("last_attempt_at", Double),
+    Column("last_status", Integer),
+    Column("last_error", Text),
+    Column("delivered_at", Double),
+)
+
+PENDING = webhooks.c.state == literal_column("'pending'")
+
+Index("ix_webhooks_due_at", webhooks.c.due_at, sqlite_where=PENDING, postgresql_where=PENDING)
 
 files = Table(
     "files",

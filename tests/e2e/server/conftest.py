@@ -22,9 +22,9 @@ from polyrank.reports import Ready
 from polyrank.scaler.local import ReplicaArguments
 
 async def main():
-    database, app, files = sys.argv[1:]
-    arguments = ReplicaArguments(app)
-    platform = Platform(arguments, "127.0.0.1", 0, database_url=database, files_url=files or None)
+    database, app, files, port = sys.argv[1:]
+    kept = {"database_url": database, "files_url": files or None}
+    platform = Platform(ReplicaArguments(app), "127.0.0.1", int(port), **kept)
 
     def on_report(report):
         if isinstance(report, Ready):
@@ -55,15 +55,22 @@ class ServerProcess:
         self._command = [sys.executable, "-c", SERVE, database, app, files]
         self.start()
 
-    def start(self) -> None:
+    def start(self, port: int = 0) -> None:
         self.process = subprocess.Popen(
-            self._command, stdout=subprocess.PIPE, text=True, env=self._environment
+            [*self._command, str(port)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=self._environment,
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         address = re.fullmatch(r"serving on (\S+)\n", line)
         assert address is not None, line
         self.address = address[1]
+
+    def start_again(self) -> None:
+        """On the port that it had."""
+        self.start(int(self.address.rpartition(":")[2]))
 
     def replica_pid(self) -> int:
         """The process id of the replica that serves now."""
@@ -89,12 +96,26 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
     process.end()
 
 
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server for tests that do it no harm."""
+    folder = tmp_path_factory.mktemp("server")
+    process = ServerProcess(f"sqlite:///{folder / 'polyrank.db'}")
+    yield process
+    process.end()
+
+
 @pytest.fixture(scope="module")
-def start_server() -> Iterator[Callable[..., ServerProcess]]:
-    """Starts servers that keep everything in a folder."""
+def start_server(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[..., ServerProcess]]:
+    """Starts servers of other apps (``FILE::Class``), for all tests of a module."""
     started: list[ServerProcess] = []
 
-    def start(folder: Path, app: str, environment: Mapping[str, str]) -> ServerProcess:
+    def start(
+        app: str, environment: Mapping[str, str] | None = None, folder: Path | None = None
+    ) -> ServerProcess:
+        folder = folder or tmp_path_factory.mktemp("server")
         database = f"sqlite:///{folder / 'polyrank.db'}"
         started.append(ServerProcess(database, app, str(folder / "files"), environment))
         return started[-1]

@@ -59,7 +59,8 @@ def hang_up_after(server: ServerProcess, body: dict[str, object], log: Path) -> 
     content = json.dumps(body).encode()
     where = urlsplit(server.address)
     with socket.create_connection((where.hostname or "", where.port or 0)) as caller:
-        head = f"POST {RUN} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        head = f"POST {RUN} HTTP/1.1\r\nhost: {where.netloc}\r\n"
+        head += "content-type: application/json\r\n"
         caller.sendall(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content)
         wait_for_steps(log, 5)
 

@@ -19,7 +19,7 @@ NOT_FOR_ALL = '{"initial_acl": {"default": "forbid"}}'
 @pytest.fixture(scope="module")
 def server(start_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("server")
-    yield start_server(folder, APP, {"POLYRANK_FILES_MAX_BYTES": str(MAX_BYTES)})
+    yield start_server(APP, {"POLYRANK_FILES_MAX_BYTES": str(MAX_BYTES)}, folder)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_what_no_name_may_have_is_replaced(client: httpx.Client, name: str) -> N
 )
 def test_what_is_not_there_is_a_404(client: httpx.Client, path: str) -> None:
     with socket.create_connection((client.base_url.host, client.base_url.port or 0)) as raw:
-        raw.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+        raw.sendall(f"GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode())
         assert raw.makefile("rb").readline().split()[1] == b"404"
 
 
@@ -232,7 +232,8 @@ def test_an_upload_that_breaks_off_is_never_seen(server: Any, client: httpx.Clie
     begun = client.post("/storage/upload/initiate", json={}).json()
     url = httpx.URL(begun["upload_url"])
     with socket.create_connection((url.host, url.port or 0)) as raw:
-        head = f"PUT {url.raw_path.decode()} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n"
+        head = f"PUT {url.raw_path.decode()} HTTP/1.1\r\nhost: localhost\r\n"
+        head += "content-length: 1000\r\n\r\n"
         raw.sendall(head.encode() + b"half")
     assert client.get(begun["file_url"]).status_code == 404
     assert client.put(begun["upload_url"], content=b"whole").status_code == 200
@@ -273,7 +274,7 @@ def test_urls_are_those_of_the_address_that_the_caller_used(client: httpx.Client
     port = client.base_url.port
     for host, base in {
         f"localhost:{port}": f"http://localhost:{port}",
-        "files.example:80": "http://files.example:80",
+        "files.localhost:80": "http://files.localhost:80",
         "fal.run": "https://v3.fal.media",
     }.items():
         path = "/local/files-app/make" if host == "fal.run" else "/run/local/files-app/make"
@@ -300,8 +301,8 @@ def test_the_platforms_hosts_are_understood(client: httpx.Client) -> None:
 
 
 def test_a_queued_request_makes_files_for_its_caller(client: httpx.Client) -> None:
-    made = queued(client, "/make", {}, host="a.name")
-    assert made["url"].startswith("http://a.name/files/")
+    made = queued(client, "/make", {}, host="a.localhost")
+    assert made["url"].startswith("http://a.localhost/files/")
 
 
 def test_the_callers_wishes_hold_for_what_an_app_makes(client: httpx.Client) -> None:
