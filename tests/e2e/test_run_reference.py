@@ -1,6 +1,5 @@
 """Apps as they are written for the reference platform, served by `polyrank run` and called."""
 
-import base64
 import io
 import json
 import os
@@ -297,4 +296,4 @@ class called:
 
 
 def decoded(url: str) -> PILImage.Image:
-    return PILImage.open(io.BytesIO(base64.b64decode(url.split(",", 1)[1])))
+    return PILImage.open(io.BytesIO(httpx.get(url).content))
