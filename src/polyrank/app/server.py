@@ -31,11 +31,10 @@ from starlette.routing import WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from polyrank import logs
-from polyrank.app import context
+from polyrank.app import context, schema
 from polyrank.app.app import App
 from polyrank.app.direct import DirectEndpoint, NotDirect, Watched, read, replay, send_json
 from polyrank.app.endpoint import Endpoint
-from polyrank.app.protocol import add_websocket
 from polyrank.app.realtime import RealtimeEndpoint, Shape
 from polyrank.app.session import RealtimeRoute
 from polyrank.errors import AppError, FieldException, PolyrankError, RunnerStopped
@@ -78,7 +77,17 @@ def build(app: App, storage: Storage | None = None) -> FastAPI:
         finally:
             files.close()
 
-    api = AppApi(app, files, storage, title=app.app_name or "app", lifespan=lifespan)
+    api = AppApi(
+        app,
+        files,
+        storage,
+        title=app.app_name or "app",
+        description=inspect.cleandoc(type(app).__doc__ or ""),
+        lifespan=lifespan,
+        generate_unique_id_function=lambda route: route.name,
+        responses={"default": schema.FAILURE},
+        openapi_url=None,
+    )
     api.router.route_class = _Route
     sockets: list[tuple[str, Endpoint, Shape | None]] = []
     for method, endpoint in type(app).endpoints.items():
@@ -101,6 +110,7 @@ def build(app: App, storage: Storage | None = None) -> FastAPI:
 
     if not any(endpoint.path == "/health" for endpoint in type(app).endpoints.values()):
         api.add_api_route("/health", health, methods=["GET"], include_in_schema=False)
+    api.add_route("/openapi.json", _schema_route(api), include_in_schema=False)
     api.add_route(FILES_ROUTE + "/{token}/{name}", _files_route(files), include_in_schema=False)
     api.add_api_websocket_route("/{path:path}", _no_websocket)
     api.add_exception_handler(HTTPException, _on_http_exception)
@@ -109,7 +119,7 @@ def build(app: App, storage: Storage | None = None) -> FastAPI:
     api.add_middleware(
         CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"]
     )
-    _extend_schema(api, sockets)
+    _complete_schema(api, app, sockets)
     return api
 
 
@@ -606,21 +616,30 @@ async def _on_validation_error(request: Request, error: Any) -> Response:
     return JSONResponse({"detail": problems}, 422, {"x-fal-billable-units": "0"})
 
 
-def _extend_schema(api: FastAPI, sockets: list[tuple[str, Endpoint, Shape | None]]) -> None:
-    """Adds websockets, and the order of paths and properties, which JSON does not promise."""
+def _complete_schema(
+    api: FastAPI, app: App, sockets: list[tuple[str, Endpoint, Shape | None]]
+) -> None:
     plain = api.openapi
 
     def openapi() -> dict[str, Any]:
-        schema = plain()
-        for each in sockets:
-            add_websocket(schema, *each)
-        schema["x-fal-order-paths"] = list(schema.get("paths", {}))
-        for model in schema.get("components", {}).get("schemas", {}).values():
-            if "properties" in model:
-                model["x-fal-order-properties"] = list(model["properties"])
-        return schema
+        if api.openapi_schema is None:
+            api.openapi_schema = schema.complete(plain(), app, sockets)
+        return api.openapi_schema
 
     api.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+
+
+def _schema_route(api: FastAPI) -> Callable[[Request], Response]:
+    def serve_schema(request: Request) -> Response:
+        return JSONResponse(schema.served_at(api.openapi(), _public_url(request)))
+
+    return serve_schema
+
+
+def _public_url(request: Request) -> str:
+    """Where the caller found the app; a server that stands before it says so in headers."""
+    parts = [request.headers.get(f"x-forwarded-{name}") for name in ("proto", "host", "prefix")]
+    return "{}://{}{}".format(*parts) if all(parts) else _base_url(request.scope)
 
 
 async def _maybe_await(function: Callable[[], Any]) -> Any:

@@ -17,7 +17,7 @@ from rich.markup import escape
 from polyrank import logs
 from polyrank.app import projects
 from polyrank.app.sample import Call
-from polyrank.cli.platform import Platform, arguments_for
+from polyrank.cli.platform import OWNER, Platform, arguments_for
 from polyrank.errors import AppError, PolyrankError
 from polyrank.reports import Ready
 from polyrank.scaler.local import Ended, ReplicaArguments
@@ -122,5 +122,7 @@ def show(platform: Platform, ready: Ready) -> None:
         call = Call(path, route["content_type"], route["body"])
         line = call.curl(address, stream="stream" in path)
         console.print(f"  {line}", soft_wrap=True, markup=False)
+    page = f"{platform.url}/playground/{OWNER}/{platform.app_name}"
+    console.print(f"  playground {page}", soft_wrap=True, markup=False)
     console.print(f"  schema {address}/openapi.json", soft_wrap=True)
     console.print("Ctrl-C ends it; twice, at once.")

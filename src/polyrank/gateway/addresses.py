@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from starlette.types import Scope
 
+from polyrank.errors import InvalidInput
+
+# Parts of the server that are addressed by the first segment of a path.
+FACES = ("run", "queue", "ws")
 # First segments of an app's id that are part of its owner's name.
 NAMESPACES = ("workflows", "comfy")
 # Parameters of a URL's query that are the server's business.
@@ -20,9 +24,9 @@ KEY_VALUE_HOST = "kv.fal.media"
 
 @dataclass(frozen=True)
 class Target:
-    """A face of the server ("run", "queue" or "" for its own pages) and the path below it.
+    """A face of the server ("run", "queue", "ws" or "" for its own pages) and the path below it.
 
-    ``prefix`` is what stood before that path, for URLs that lead back here. ``query`` is set where
+    ``prefix`` is what stands before that path in URLs that lead back here. ``query`` is set where
     it is not the request's own.
     """
 
@@ -44,7 +48,8 @@ def find_target(path: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> Targe
     """Reads the face off the path (``/queue/…``), else off the host name (``queue.…``).
 
     The header ``x-fal-target-url`` comes first: in it, JavaScript clients that go through a proxy
-    say where they want to go. Names of headers are in lower case, as ASGI has them.
+    say where they want to go; raises InvalidInput if that is no URL. Names of headers are in lower
+    case, as ASGI has them.
 
     Example: ``find_target("/queue/local/hello").face == "queue"``.
     """
@@ -53,20 +58,32 @@ def find_target(path: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> Targe
         if name == b"host":
             host = value
         elif name == b"x-fal-target-url":
-            parts = urlsplit(value.decode("latin-1"))
-            there = [(b"host", parts.netloc.encode("latin-1"))]
-            target = find_target(unquote(parts.path), there)
-            return replace(target, query=parts.query.encode("latin-1"))
+            return _find_proxied(value.decode("latin-1"))
     first, _, rest = path.removeprefix("/").partition("/")
-    if first in ("run", "queue"):
+    if first in FACES:
         return Target(first, f"/{rest}", f"/{first}")
     called = host.partition(b":")[0].decode("latin-1").lower()
     if called == KEY_VALUE_HOST:
         return Target("", path if first == "kv" else f"/kv{path}", "")
-    if called.startswith("queue."):
-        return Target("queue", path, "")
+    face = called.partition(".")[0]
+    if face in ("queue", "ws"):
+        return Target(face, path, "")
     is_run = called.endswith(("fal.run", "falrun.com"))
     return Target("run" if is_run else "", path, "")
+
+
+def _find_proxied(url: str) -> Target:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = SplitResult("", "", "", "", "")
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise InvalidInput(f"x-fal-target-url is an http or https URL, not {url!r}")
+    there = [(b"host", parts.netloc.encode("latin-1"))]
+    target = find_target(unquote(parts.path) or "/", there)
+    # The caller reached us under our own name, where a face is found by its prefix only.
+    prefix = f"/{target.face}" if target.face else ""
+    return replace(target, prefix=prefix, query=parts.query.encode("latin-1"))
 
 
 def split_app(path: str) -> AppPath | None:
@@ -101,7 +118,7 @@ def place(scope: Scope, app: str) -> list[tuple[bytes, bytes]]:
     host = next((value for name, value in scope["headers"] if name == b"host"), b"")
     prefix = "/run/" if scope.get("face_prefix") else "/"
     return [
-        (b"x-forwarded-host", host.removeprefix(b"queue.")),
+        (b"x-forwarded-host", host.removeprefix(b"queue.").removeprefix(b"ws.")),
         (b"x-forwarded-proto", scope["scheme"].encode()),
         (b"x-forwarded-prefix", f"{prefix}{app}".encode()),
     ]

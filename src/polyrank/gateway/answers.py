@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import httpx
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import Receive
@@ -43,6 +44,19 @@ def error_answer(error: Exception, request_id: str | None = None) -> JSONRespons
         headers["retry-after"] = str(math.ceil(wait_s))
     body = {"detail": error.message, "error_type": error.code}
     return JSONResponse(body, error.status, headers)
+
+
+def routing_answer(request: Request, error: HTTPException) -> JSONResponse:
+    """The answer to a request for which there is no route."""
+    detail, headers = error.detail, dict(error.headers or {})
+    if error.status_code == 404:
+        detail = f"there is nothing at {request.url.path}"
+    if error.status_code == 405:
+        allowed = next((v for k, v in headers.items() if k.lower() == "allow"), "other methods")
+        detail = f"{request.url.path} is called with {allowed}, not {request.method}"
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_request")
+    headers["x-fal-error-type"] = code
+    return JSONResponse({"detail": detail, "error_type": code}, error.status_code, headers)
 
 
 async def read_whole(receive: Receive, announced: bytes | None = None) -> bytes:

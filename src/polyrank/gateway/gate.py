@@ -16,7 +16,7 @@ from polyrank.gateway.browsers import check_browser
 from polyrank.gateway.callers import BadKey, Caller, Callers, Forbidden
 from polyrank.gateway.ratelimits import RateLimits
 
-OPEN_PATHS = ("/health", "/.well-known/*", "/files/*", "/storage/*", "/kv/*")
+OPEN_PATHS = ("/health", "/openapi.json", "/.well-known/*", "/files/*", "/storage/*", "/kv/*")
 TOKEN = "fal_jwt_token"
 NEEDS_KEY = "a key is needed: send Authorization: Key id:secret"
 
@@ -90,6 +90,14 @@ class Gate:
         body = {"status": "error", "error": "Unauthorized", "detail": error.message}
         await websocket.send_json(body)
         await websocket.close(1008, error.code)
+
+    async def lets_in(self, caller: Caller, app: str) -> bool:
+        """Whether a caller may call an app."""
+        try:
+            await self._check_app(caller, Target("run", f"/{app}", ""))
+        except (BadKey, Forbidden):
+            return False
+        return True
 
     async def _check_app(self, caller: Caller, target: Target) -> None:
         wanted = split_app(target.path)

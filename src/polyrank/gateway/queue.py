@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from sqlalchemy import RowMapping
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
@@ -30,6 +31,7 @@ from polyrank.store.requests import (
     Submitted,
 )
 
+MOST_LISTED = 1000
 PRIORITIES = {"normal": NORMAL, "low": LOW}
 # Of the caller's headers, those that are not the app's business.
 PRIVATE = ("authorization", "cookie", "idempotency-key")
@@ -71,17 +73,19 @@ class Queue:
         """The routes below ``/queue``; those of one request find it by its id alone."""
         below = "/{app:path}/requests/{id}"
         return [
-            Route(below + "/status/stream{slash:path}", self.status_stream, methods=["GET"]),
-            Route(below + "/status{slash:path}", self.status, methods=["GET"]),
-            Route(below + "/events{slash:path}", self.events, methods=["GET"]),
-            Route(below + "/cancel{slash:path}", self.cancel, methods=["PUT", "POST"]),
+            Route(below + "/status/stream", self.status_stream, methods=["GET"]),
+            Route(below + "/status", self.status, methods=["GET"]),
+            Route(below + "/events", self.events, methods=["GET"]),
+            Route(below + "/cancel", self.cancel, methods=["PUT", "POST"]),
             Route("/{app:path}/requests", self.listing, methods=["GET"]),
-            Route(below + "{slash:path}", self.result, methods=["GET"]),
+            Route(below, self.result, methods=["GET"]),
             Route("/{path:path}", self.submit, methods=["POST"]),
         ]
 
     async def submit(self, request: Request) -> Response:
         """Keeps a request; the answer says where to ask for it."""
+        if "/requests/" in request.url.path:  # of the queue, and not of an app
+            raise HTTPException(405, headers={"allow": "GET"})
         queued, submitted = await self._keep(request, webhook_url(request))
         position = await self._requests.position(submitted.id) or 0
         body = {
@@ -139,14 +143,13 @@ class Queue:
         if state not in (None, "queued", "running", "done"):
             raise InvalidInput(f"state is queued, running or done, not {state!r}")
         before = _number(request, "before")
-        limit = _number(request, "limit")
         app = request.path_params["app"].strip("/")
         rows = await self._requests.find(
             app=app,
             caller=None if caller.is_admin else caller.name,
             state=state,
             before=before,
-            limit=min(1000, int(limit or 100)),
+            limit=_limit(request),
         )
         columns = ("state", "submitted_at", "started_at", "finished_at", "status_code")
         listed = [
@@ -337,6 +340,13 @@ def _number(request: Request, name: str) -> float | None:
         return None if value is None else float(value)
     except ValueError:
         raise InvalidInput(f"{name} is a number, not {value!r}") from None
+
+
+def _limit(request: Request) -> int:
+    value = request.query_params.get("limit", "100")
+    if not value.isdecimal() or not 1 <= int(value) <= MOST_LISTED:
+        raise InvalidInput(f"limit is a number from 1 to {MOST_LISTED}, not {value!r}")
+    return int(value)
 
 
 def _urls(request: Request, app: str, id: str) -> dict[str, str]:

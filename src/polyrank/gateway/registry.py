@@ -40,6 +40,10 @@ class Registry:
         """No app is being loaded any more."""
         self._complete.set()
 
+    async def complete(self) -> None:
+        """Waits until no app is being loaded."""
+        await self._complete.wait()
+
     def add(self, entry: Entry) -> None:
         """An app is hosted from now on."""
         self._entries[entry.app.name] = entry

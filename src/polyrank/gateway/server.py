@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncIterator
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -16,17 +17,21 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from polyrank import reports
 from polyrank.errors import PolyrankError, StoreUnavailable
-from polyrank.gateway import signatures, tokens
+from polyrank.gateway import gate, pages, signatures, tokens
 from polyrank.gateway.accounts import Accounts
 from polyrank.gateway.addresses import find_target
-from polyrank.gateway.answers import error_answer
+from polyrank.gateway.answers import error_answer, routing_answer
 from polyrank.gateway.callers import Callers
+from polyrank.gateway.cors import open_to_browsers
 from polyrank.gateway.dispatcher import Dispatcher
 from polyrank.gateway.filing import Filing
+from polyrank.gateway.framed import FramedCalls
 from polyrank.gateway.gate import Access, Gate
 from polyrank.gateway.hosting import HostedApp
 from polyrank.gateway.notices import Notices
+from polyrank.gateway.openapi import ServerDocument
 from polyrank.gateway.outbox import Outbox
+from polyrank.gateway.pages import Pages
 from polyrank.gateway.queue import Queue
 from polyrank.gateway.registry import Entry, Registry
 from polyrank.gateway.run import RunFace
@@ -89,7 +94,11 @@ class Server:
         self.tokens = Tokens(SigningKeys(self.database).get("tokens", tokens.new_key))
         self.accounts = Accounts(self.tokens)
         self.callers = Callers(self.keys, self.tokens, local_needs_key=settings.auth == "always")
-        access = Access(mode_of=self._mode_of, allowed_origins=settings.allowed_origins)
+        access = Access(
+            mode_of=self._mode_of,
+            open_paths=(*gate.OPEN_PATHS, *pages.OPEN_PATHS),
+            allowed_origins=settings.allowed_origins,
+        )
         self.gate = Gate(self.callers, access)
 
     def _add_webhooks(self, networks: tuple[str, ...], schedule: Schedule | None) -> None:
@@ -199,42 +208,57 @@ def build(server: Server) -> ASGIApp:
     async def on_error(_: Request, error: Exception) -> Response:
         return error_answer(error)
 
-    def pages_of(routes: list[BaseRoute]) -> ASGIApp:
-        return Starlette(routes=routes, exception_handlers={PolyrankError: on_error})
+    async def on_http_exception(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return routing_answer(request, error)
 
-    pages = Starlette(
+    handlers = {PolyrankError: on_error, HTTPException: on_http_exception}
+
+    def pages_of(routes: list[BaseRoute]) -> ASGIApp:
+        return Starlette(routes=routes, exception_handlers=handlers)
+
+    own = Starlette(
         routes=[
             Route("/health", health),
+            *ServerDocument().routes(),
             *server.accounts.routes(),
             *server.outbox.routes(),
             *server.filing.routes(),
+            *Pages(server.apps, server.gate.lets_in).routes(),
         ],
         lifespan=lifespan,
-        exception_handlers={PolyrankError: on_error},
+        exception_handlers=handlers,
     )
     queue = Queue(server.requests, server.apps, server.notices, server.filing)
     once = pages_of([Route("/{path:path}", queue.run_once, methods=["POST"])])
+    run = RunFace(server.apps, once, server.filing)
     faces: dict[str, ASGIApp] = {
-        "run": RunFace(server.apps, once, server.filing),
+        "run": run,
         "queue": pages_of([*server.outbox.queue_routes(), *queue.routes()]),
     }
+    framed = FramedCalls(run)
 
     websockets = WebSocketFace(server.apps, max_bytes=WebSocketSettings().max_bytes)
 
     async def by_face(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            return await pages(scope, receive, send)
-        target = find_target(scope["path"], scope["headers"])
+            return await own(scope, receive, send)
+        try:
+            target = find_target(scope["path"], scope["headers"])
+        except PolyrankError as error:
+            return await error_answer(error)(scope, receive, send)
         try:
             caller = await server.gate.admit(scope, dict(scope["headers"]), target)
         except PolyrankError as error:
             return await server.gate.refuse(error, scope, receive, send)
+        # Some clients end a path with a slash, and none means another path by it.
+        path = target.path.rstrip("/") or "/" if target.face == "queue" else target.path
         state = {**scope.get("state", {}), "caller": caller}
-        scope = {**scope, "path": target.path, "face_prefix": target.prefix, "state": state}
+        scope = {**scope, "path": path, "face_prefix": target.prefix, "state": state}
         if target.query is not None:
             scope["query_string"] = target.query
         if scope["type"] == "websocket":
-            return await websockets(scope, receive, send)
-        await faces.get(target.face, pages)(scope, receive, send)
+            return await (framed if target.face == "ws" else websockets)(scope, receive, send)
+        await faces.get(target.face, own)(scope, receive, send)
 
-    return by_face
+    return open_to_browsers(by_face)
