@@ -392,10 +392,14 @@ def test_pictures_and_sockets(client: httpx.Client) -> None:
     assert (picture["width"], picture["height"], picture["content_type"]) == (4, 2, "image/png")
     assert client.get(picture["url"]).content.startswith(b"\x89PNG")
     address = str(client.base_url).replace("http", "ws", 1)
-    with connect(f"{address}/run/local/files-app/socket") as websocket:
+    forged = {"x-polyrank-files-base": "http://evil"}
+    with connect(f"{address}/run/local/files-app/socket", additional_headers=forged) as websocket:
         made = str(websocket.recv())
     assert made.startswith(f"{str(client.base_url).rstrip('/')}/files/")
     assert client.get(made).content == b"from a socket"
+    by_name = address.replace("127.0.0.1", "localhost")
+    with connect(f"{by_name}/run/local/files-app/socket") as websocket:
+        assert str(websocket.recv()).startswith(f"http://localhost:{client.base_url.port}/files/")
 
 
 # --- values
