@@ -1,13 +1,19 @@
 """The server's document names every route, and no other."""
 
+import re
+from types import SimpleNamespace
 from typing import Any, cast
 
 from starlette.routing import BaseRoute, Route
 
+from polyrank.gateway.downloads import Downloads
 from polyrank.gateway.openapi import ServerDocument, document
 from polyrank.gateway.queue import Queue
+from polyrank.gateway.storage import Storage
+from polyrank.gateway.values import Values
 
 NOBODY: Any = None
+UPLOADS: Any = SimpleNamespace(files=None, blobs=None)
 METHODS = ("get", "put", "post", "delete")
 QUEUE = [
     *(("POST", "/queue/{owner}/{name}"), ("POST", "/queue/{owner}/{name}/{path}")),
@@ -33,8 +39,15 @@ def test_every_route_is_in_the_document_and_nothing_else() -> None:
         for method in item
         if method in METHODS
     }
-    served = listed(Queue(NOBODY, NOBODY, NOBODY).routes(), "/queue")
+    served = listed(Queue(NOBODY, NOBODY, NOBODY, NOBODY).routes(), "/queue")
     served |= listed(ServerDocument().routes())
+    files = [
+        *Storage(NOBODY, NOBODY).routes(),
+        *Downloads(UPLOADS, NOBODY).routes(),
+        *Values(NOBODY, NOBODY, on_change=NOBODY).routes(),
+    ]
+    for method, path in listed(files):
+        served.add((method, re.sub(r":\w+}", "}", path.replace("{request_id}", "{id}"))))
     assert said == served | set(QUEUE)
 
 
