@@ -1,10 +1,12 @@
-"""A certificate authority of this process: it vouches for names that lead to this machine."""
+"""A certificate authority of our own: it vouches for names that lead to this machine."""
 
 from __future__ import annotations
 
 import datetime
 import ipaddress
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 from cryptography import x509
@@ -13,13 +15,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 VALID = datetime.timedelta(days=397)
+# A kept authority that is valid for less than this is made anew.
+VALID_STILL = datetime.timedelta(days=30)
 # Clocks differ.
 EARLIER = datetime.timedelta(days=1)
 
 
 @dataclass(frozen=True)
 class Authority:
-    """Signs certificates. Its key is in memory only, so nobody can sign with it later."""
+    """Signs certificates. One that is not kept has its key in memory only: nobody can sign with it
+    later."""
 
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey
@@ -37,6 +42,24 @@ class Authority:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
             .sign(key, hashes.SHA256())
         )
+        return cls(certificate, key)
+
+    @classmethod
+    def kept_in(cls, folder: Path, name: str) -> Self:
+        """The authority that a folder keeps, made if there is none: who trusts it once trusts what
+        it signs later. Its key is readable by its owner only."""
+        certificate_file, key_file = folder / "ca.pem", folder / "ca.key"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not certificate_file.exists():
+            made = cls.create(name)
+            _write(key_file, _private_pem(made.key))
+            _write(certificate_file, made.pem)  # last: what is there is whole
+        certificate = x509.load_pem_x509_certificate(certificate_file.read_bytes())
+        if certificate.not_valid_after_utc < datetime.datetime.now(datetime.UTC) + VALID_STILL:
+            certificate_file.unlink()
+            return cls.kept_in(folder, name)
+        key = serialization.load_pem_private_key(key_file.read_bytes(), None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey), f"{key_file} is not ours"
         return cls(certificate, key)
 
     @property
@@ -59,12 +82,23 @@ class Authority:
             )
             .sign(self.key, hashes.SHA256())
         )
-        private = key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        return private + certificate.public_bytes(serialization.Encoding.PEM)
+        return _private_pem(key) + certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Writes a file that only its owner can read, whole or not at all."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}")
+    with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(content)
+    beside.replace(path)
 
 
 def _builder(

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -131,13 +132,12 @@ async def serving(
     listening: socket.socket,
     *,
     grace_s: float,
-    certificate: tuple[str, str] | None = None,
+    certificate: Path | None = None,
 ) -> AsyncIterator[Serving]:
     """Serves ``api`` inside the block; requests get ``grace_s`` at its end.
 
-    ``certificate`` are the files of a certificate and its key: with them, it speaks TLS.
+    ``certificate`` is a file with a certificate and its key: with it, this speaks TLS.
     """
-    cert_file, key_file = certificate or (None, None)
     config = uvicorn.Config(
         api,
         timeout_keep_alive=KEEP_ALIVE_S,
@@ -148,8 +148,7 @@ async def serving(
         access_log=False,
         date_header=False,
         server_header=False,
-        ssl_certfile=cert_file,
-        ssl_keyfile=key_file,
+        ssl_certfile=certificate,
         **websocket_options(ping_timeout_s=PING_TIMEOUT_S),
     )
     server = Serving(config)

@@ -1,5 +1,6 @@
 """Apps as they are written for the reference platform, served by `polyrank run` and called."""
 
+import base64
 import io
 import json
 import os
@@ -296,4 +297,7 @@ class called:
 
 
 def decoded(url: str) -> PILImage.Image:
-    return PILImage.open(io.BytesIO(httpx.get(url).content))
+    """The picture behind a data URI, or behind a URL of the server's files."""
+    if url.startswith("data:"):
+        return PILImage.open(io.BytesIO(base64.b64decode(url.split(",", 1)[1])))
+    return PILImage.open(io.BytesIO(httpx.get(url).raise_for_status().content))

@@ -57,6 +57,9 @@ def run(
     device: Annotated[Optional[Device], typer.Option(help="Where ranks run.")] = None,  # noqa: UP045
     ranks: Annotated[Optional[int], typer.Option(min=1, help="Instead of num_gpus.")] = None,  # noqa: UP045
     reload: Annotated[bool, typer.Option("--reload", help="Restart when a file changes.")] = False,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Speak https, with a certificate of our own.")
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show phases and more.")] = False,
 ) -> None:
     """Serve an app on this machine until Ctrl-C."""
@@ -70,6 +73,7 @@ def run(
             ranks=ranks,
             reload=reload,
             verbose=verbose,
+            tls=tls,
         )
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import IO
 
 from polyrank import reports
 from polyrank.app.projects import AppRef
+from polyrank.certificates import Authority
 from polyrank.gateway.callers import is_loopback
 from polyrank.gateway.hosting import HostedApp
 from polyrank.gateway.server import Server, build
@@ -46,9 +48,11 @@ class Platform:
         database_url: str | None = None,
         files_url: str | None = None,
         output: IO[str] | None = None,
+        tls: bool = False,
     ) -> None:
         """Without a ``database_url``, here or in the settings, requests are kept until the end
-        only, and files without a ``files_url``. ``output`` takes what the app prints. Raises
+        only, and files without a ``files_url``. ``output`` takes what the app prints. ``tls``
+        has it speak https, with a certificate of the authority in the data folder. Raises
         AddressTaken."""
         self._listening = listen(host, port)
         self._database_url = database_url
@@ -58,7 +62,10 @@ class Platform:
         self._serving: Serving | None = None
         self._app: HostedApp | None = None
         self._tasks: asyncio.TaskGroup | None = None
-        self.url = base_url(self._listening)
+        self._listen_host = host
+        self._settings, self._keys_url = self._access()
+        self.authority = self._settings.data_dir / "tls" if tls else None
+        self.url = base_url(self._listening, is_tls=tls)
         self.listeners: list[Callable[[reports.Report | Ended], None]] = []
         self.is_ending = False
         self.ended = asyncio.Event()
@@ -81,7 +88,7 @@ class Platform:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Serves inside the block; at its end, everything is ended in order."""
-        settings, keys_url = self._access()
+        settings = self._settings
         with contextlib.ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="polyrank-")))
             files = FileSettings()
@@ -91,18 +98,38 @@ class Platform:
                 or f"sqlite:///{folder / 'requests.db'}",
                 self._files_url or files.url or str(folder / "files"),
                 settings,
-                keys_url=keys_url,
+                keys_url=self._keys_url,
                 files_max_bytes=files.max_bytes,
             )
             server.apps.expect()
-            async with serving(build(server), self._listening, grace_s=3600) as self._serving:
-                self._replica.add_environment(server.filing.replica_environment(self.url))
+            certificate = None if self.authority is None else self._certificate(folder)
+            async with serving(
+                build(server), self._listening, grace_s=3600, certificate=certificate
+            ) as self._serving:
+                self._replica.add_environment(
+                    server.filing.replica_environment(self.url, ca=self.ca_file)
+                )
                 async with asyncio.TaskGroup() as self._tasks:
                     keeping = self._tasks.create_task(self._replica.keep())
                     try:
                         yield
                     finally:
                         await self._end_in_order(keeping)
+
+    @property
+    def ca_file(self) -> Path | None:
+        """The certificate of the authority that callers must trust, if this speaks https."""
+        return None if self.authority is None else self.authority / "ca.pem"
+
+    def _certificate(self, folder: Path) -> Path:
+        """A certificate and its key for all names of this machine, for as long as we run."""
+        assert self.authority is not None
+        names = dict.fromkeys(["localhost", "127.0.0.1", "::1", socket.gethostname(), self._listen_host])
+        authority = Authority.kept_in(self.authority, "polyrank on " + socket.gethostname())
+        path = folder / "server.pem"
+        path.write_bytes(authority.issue(*names))
+        path.chmod(0o600)
+        return path
 
     def _access(self) -> tuple[ServerSettings, str | None]:
         """Who is let in, and where the keys are that ``polyrank keys`` makes.

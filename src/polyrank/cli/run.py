@@ -20,7 +20,7 @@ from polyrank.app.sample import Call
 from polyrank.cli.platform import OWNER, Platform, arguments_for
 from polyrank.errors import AppError, PolyrankError
 from polyrank.reports import Ready
-from polyrank.scaler.local import Ended, ReplicaArguments
+from polyrank.scaler.local import Ended
 
 console = Console(stderr=True, highlight=False)
 
@@ -34,6 +34,7 @@ def run(
     ranks: int | None,
     reload: bool,
     verbose: bool,
+    tls: bool,
 ) -> int:
     """Serves the app until a signal ends it; returns the exit status."""
     try:
@@ -45,7 +46,7 @@ def run(
     watched = found.file.parent if reload else None
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            return runner.run(serve(arguments, host, port, watched))
+            return runner.run(serve(Platform(arguments, host, port, tls=tls), watched))
         except PolyrankError as error:
             return refuse(error)
 
@@ -56,11 +57,8 @@ def refuse(error: PolyrankError) -> int:
     return 2
 
 
-async def serve(
-    arguments: ReplicaArguments, host: str, port: int, watched: Path | None = None
-) -> int:
+async def serve(platform: Platform, watched: Path | None = None) -> int:
     """Serves until a signal, or until the app fails to start with no one watching its files."""
-    platform = Platform(arguments, host, port)
     failed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     was_ready = False
 
@@ -124,5 +122,8 @@ def show(platform: Platform, ready: Ready) -> None:
         console.print(f"  {line}", soft_wrap=True, markup=False)
     page = f"{platform.url}/playground/{OWNER}/{platform.app_name}"
     console.print(f"  playground {page}", soft_wrap=True, markup=False)
-    console.print(f"  schema {address}/openapi.json", soft_wrap=True)
+    page = f"{platform.url}/playground/{OWNER}/{platform.app_name}"
+    console.print(f"  in a browser: {page}", soft_wrap=True)
+    if platform.ca_file is not None:
+        console.print(f"  callers trust {platform.ca_file}, e.g. curl --cacert", soft_wrap=True)
     console.print("Ctrl-C ends it; twice, at once.")
