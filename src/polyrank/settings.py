@@ -47,6 +47,8 @@ class ServerSettings(BaseSettings):
 
     data_dir: Path = Field(default_factory=_data_dir)
     database_url: str | None = None
+    # How many requests may wait for one app.
+    max_queued: int = Field(default=100_000, gt=0)
     auth: Literal["loopback", "always"] = "loopback"
     allowed_origins: CommaSeparated = ()
     webhook_networks: CommaSeparated = ()

@@ -11,8 +11,12 @@ from typing import Any
 
 import httpx
 import pytest
-from polyrank_program import POLYRANK
-from served import APP, platform
+from polyrank_program import POLYRANK, Program
+from served import APP, platform, served
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 REMOTE = {"x-forwarded-for": "203.0.113.7"}
 
@@ -210,3 +214,33 @@ async def test_a_server_that_needs_no_key_says_that_it_does_not_know_one(
         assert "does not know this key" in told
         shown, _ = await shell.run("auth", "whoami", POLYRANK_SERVER=address)
         assert shown == f"{address}: local (without a key, as this machine's own; ADMIN, API)"
+
+
+async def test_an_app_that_is_run_takes_these_keys_and_tells_receivers_here(
+    shell: Shell, tmp_path: Path
+) -> None:
+    told: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def hook(request: Request) -> Response:
+        told.put_nowait(await request.json())
+        return Response()
+
+    credential, _ = await shell.run("keys", "create")
+    environment = {name: shell.environment[name] for name in ("HOME", "POLYRANK_DATA_DIR")}
+    program = Program("run", "examples/hello.py", "--port", "0", **environment)
+    try:
+        async with served(Starlette(routes=[Route("/hook", hook, methods=["POST"])])) as receiver:
+            url = await asyncio.to_thread(program.address)
+            async with httpx.AsyncClient(base_url=httpx.URL(url).join("/")) as client:
+                body = {"name": "you"}
+                hello = "/run/local/hello"
+                assert (await client.post(hello, json=body)).json() == {"text": "Hello, you!"}
+                assert (await client.post(hello, json=body, headers=REMOTE)).status_code == 401
+                headers = REMOTE | {"authorization": f"Key {credential}"}
+                assert (await client.post(hello, json=body, headers=headers)).status_code == 200
+                params = {"fal_webhook": f"{receiver}/hook"}
+                await client.post("/queue/local/hello", json=body, headers=headers, params=params)
+                end = await asyncio.wait_for(told.get(), 30)
+                assert end["payload"] == {"text": "Hello, you!"}
+    finally:
+        await asyncio.to_thread(program.end)

@@ -15,29 +15,33 @@ from polyrank.distributed import DistributedRunner, DistributedWorker
 
 
 class Work(BaseModel):
-    """Steps of 20 ms; each adds a line to ``log``."""
+    """Steps of ``pause`` seconds; each adds a line to ``log``, and an event of ``pad`` bytes."""
 
     steps: int = 0
     log: str = "/dev/null"
+    pad: int = 0
+    pause: float = 0.02
 
 
 class Stepper(DistributedWorker):
     """Works as a sampler does: step by step, and looks each time whether it is wanted still."""
 
-    def __call__(self, streaming: bool = False, *, steps: int, log: str) -> int:
+    def __call__(
+        self, streaming: bool = False, *, steps: int, log: str, pad: int, pause: float
+    ) -> int:
         for step in range(steps):
             self.checkpoint()
             if self.rank == 0:
                 with Path(log).open("a") as file:
                     file.write(f"{os.getpid()}\n")
                 print("step", step)
-            time.sleep(0.02)
-            self.add_streaming_result({"step": step})
+            time.sleep(pause)
+            self.add_streaming_result({"step": step} | ({"pad": "x" * pad} if pad else {}))
         return steps
 
 
 class FaultsApp(polyrank.App):
-    request_timeout = 2
+    request_timeout = 5
 
     async def setup(self) -> None:
         self.report_loading(0.4, "reading weights")

@@ -1,54 +1,29 @@
 """Servers inside a test: real sockets on this machine, no processes."""
 
-import asyncio
 import contextlib
-import socket
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import uvicorn
 from queue_app import QueueApp
 
 from polyrank import reports
 from polyrank.app.server import build as build_app
 from polyrank.gateway.server import Server, build
+from polyrank.serving import base_url, listen, serving
 from polyrank.settings import ServerSettings
 
 APP = "local/queue-app"
 
 
-class _Served(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.is_up = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.is_up.set()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Any:
-        yield  # they are pytest's
-
-
 @contextlib.asynccontextmanager
 async def served(asgi: Any) -> AsyncIterator[str]:
     """The address at which an ASGI application is served."""
-    server = _Served(uvicorn.Config(asgi, port=0, log_level="warning"))
-    task = asyncio.create_task(server.serve())
-    up = asyncio.create_task(server.is_up.wait())
-    await asyncio.wait({task, up}, return_when=asyncio.FIRST_COMPLETED)
-    up.cancel()
-    if task.done():
-        task.result()
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        await task
+    listening = listen("127.0.0.1", 0)
+    async with serving(asgi, listening, grace_s=1):
+        yield base_url(listening)
 
 
 @contextlib.asynccontextmanager

@@ -144,6 +144,7 @@ def _serve(args: argparse.Namespace) -> None:
         http=HttpProtocol,
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         date_header=False,
         server_header=False,
         **websocket_options(ping_timeout_s=None),

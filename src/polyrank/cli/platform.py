@@ -124,7 +124,9 @@ class Platform:
     def _certificate(self, folder: Path) -> Path:
         """A certificate and its key for all names of this machine, for as long as we run."""
         assert self.authority is not None
-        names = dict.fromkeys(["localhost", "127.0.0.1", "::1", socket.gethostname(), self._listen_host])
+        names = dict.fromkeys(
+            ["localhost", "127.0.0.1", "::1", socket.gethostname(), self._listen_host]
+        )
         authority = Authority.kept_in(self.authority, "polyrank on " + socket.gethostname())
         path = folder / "server.pem"
         path.write_bytes(authority.issue(*names))

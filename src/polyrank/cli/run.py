@@ -122,8 +122,6 @@ def show(platform: Platform, ready: Ready) -> None:
         console.print(f"  {line}", soft_wrap=True, markup=False)
     page = f"{platform.url}/playground/{OWNER}/{platform.app_name}"
     console.print(f"  playground {page}", soft_wrap=True, markup=False)
-    page = f"{platform.url}/playground/{OWNER}/{platform.app_name}"
-    console.print(f"  in a browser: {page}", soft_wrap=True)
     if platform.ca_file is not None:
         console.print(f"  callers trust {platform.ca_file}, e.g. curl --cacert", soft_wrap=True)
     console.print("Ctrl-C ends it; twice, at once.")

@@ -18,17 +18,8 @@ from polyrank.gateway.callers import Forbidden, is_loopback
 PLATFORM = ("fal.run", "fal.ai", "fal.media", "falrun.com")
 
 
-def check_browser(
-    headers: Mapping[bytes, bytes],
-    *,
-    method: str,
-    is_page: bool,
-    allowed_origins: Collection[str] = (),
-) -> None:
-    """Raises Forbidden if a page of another site is behind a request to this machine.
-
-    Another site may lead to one of the server's own pages (``is_page``), as by a link.
-    """
+def check_browser(headers: Mapping[bytes, bytes], allowed_origins: Collection[str] = ()) -> None:
+    """Raises Forbidden if a page of another site is behind a request to this machine."""
     host = _text(headers, b"host") or "localhost"
     known = {urlsplit(allowed).netloc for allowed in allowed_origins}
     if not (_is_here(host) or _is_platform(host) or host in known):
@@ -45,9 +36,7 @@ def check_browser(
             )
         return
     if _text(headers, b"sec-fetch-site") == "cross-site":
-        is_link = method == "GET" and _text(headers, b"sec-fetch-mode") == "navigate"
-        if not (is_link and is_page):
-            raise Forbidden("a web page of another site has no key")
+        raise Forbidden("a web page of another site has no key")
 
 
 @functools.lru_cache(maxsize=1024)  # each request names a host, and almost all the same

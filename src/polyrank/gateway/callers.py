@@ -7,7 +7,7 @@ import hashlib
 import ipaddress
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from starlette.requests import HTTPConnection
 
@@ -20,6 +20,8 @@ BELIEVED_S = 1.0
 MAX_KNOWN = 10_000
 LOCAL_OWNER = "local"
 EVERYTHING = frozenset(Scope)
+# Headers that a proxy adds to what it passes on, whichever it is.
+PROXIED = frozenset((b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via"))
 
 
 class BadKey(PolyrankError):
@@ -57,9 +59,13 @@ class Caller:
         """Whether everything is allowed."""
         return Scope.ADMIN in self.scopes
 
-    def may_see(self, submitter: str) -> bool:
-        """Whether a request of ``submitter`` is this caller's business."""
-        return self.is_admin or self.name == submitter
+    def may_call(self, app: str) -> bool:
+        """Whether the caller's token, if that is what there is, is for the app."""
+        return self.apps is None or app.rpartition("/")[2] in self.apps
+
+    def may_see(self, submitter: str, app: str) -> bool:
+        """Whether a request by ``submitter`` of the app is this caller's business."""
+        return (self.is_admin or self.name == submitter) and self.may_call(app)
 
 
 def caller_of(connection: HTTPConnection) -> Caller:
@@ -133,11 +139,12 @@ class Callers:
             if key is not None and not key.has_secret(secret):
                 raise BadKey(f"this is not the secret of the key {id}")
             return None if key is None else _as_caller(key)
-        apps = frozenset(claims.apps)
+        apps, scopes = frozenset(claims.apps), frozenset({Scope.API})
         if claims.key_id is None:
-            return Caller(claims.caller, None, LOCAL_OWNER, frozenset({Scope.API}), apps=apps)
+            return Caller(claims.caller, None, LOCAL_OWNER, scopes, apps=apps)
         key = await self._find(claims.key_id)
-        return None if key is None else _as_caller(key, apps)
+        # Who may do everything does not hand that to a web page.
+        return None if key is None else replace(_as_caller(key), scopes=scopes, apps=apps)
 
     async def _find(self, id: str) -> Key | None:
         if not KEY_ID.fullmatch(id):
@@ -156,10 +163,10 @@ class Callers:
         return key
 
 
-def _as_caller(key: Key, apps: frozenset[str] | None = None) -> Caller:
+def _as_caller(key: Key) -> Caller:
     if key.revoked_at is not None:
         raise BadKey(f"the key {key.id} has been revoked")
-    return Caller(f"key:{key.id}", key.id, key.owner, key.scopes, key.rate, apps)
+    return Caller(f"key:{key.id}", key.id, key.owner, key.scopes, key.rate)
 
 
 def _credential(header: bytes | None) -> str | None:
@@ -174,9 +181,7 @@ def _credential(header: bytes | None) -> str | None:
 
 def _is_local(peer: str | None, headers: Mapping[bytes, bytes]) -> bool:
     """Whether the caller itself is on this machine, and not only a proxy that passes it on."""
-    if b"forwarded" in headers or b"x-forwarded-for" in headers:
-        return False
-    return is_loopback(peer)
+    return PROXIED.isdisjoint(headers) and is_loopback(peer)
 
 
 @functools.lru_cache(maxsize=1024)

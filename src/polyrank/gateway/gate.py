@@ -52,21 +52,22 @@ class Gate:
 
     async def admit(self, scope: Scope, headers: Mapping[bytes, bytes], target: Target) -> Caller:
         """Who sends a request for ``target``. Raises BadKey, Forbidden or RateLimited."""
-        is_open = target.face == "" and self._access.is_open(target.path)
+        # Whatever its address, a websocket leads to an app.
+        is_app = target.face != "" or scope["type"] == "websocket"
+        is_open = not is_app and self._access.is_open(target.path)
         peer = scope["client"][0] if scope.get("client") else None
         try:
             caller = await self._callers.identify(peer, headers, _token(scope))
-        except BadKey:
+            if caller.is_local:
+                check_browser(headers, self._access.allowed_origins)
+        except (BadKey, Forbidden):
             if not is_open:
                 raise
-            caller = Caller(f"address:{peer}")  # what it sent may be meant for what is there
-        method = scope.get("method", "GET")
-        if caller.is_local:
-            origins = self._access.allowed_origins
-            check_browser(headers, method=method, is_page=is_open, allowed_origins=origins)
-        if target.face:
+            # Nobody, then; what it sent may be meant for what is there.
+            caller = Caller(f"address:{peer}")
+        if is_app:
             await self._check_app(caller, target)
-            if caller.rate is not None and _is_call(method, target):
+            if caller.rate is not None and _is_call(scope, target):
                 self._limits.spend(caller.name, caller.rate)
         elif not (is_open or caller.scopes):
             raise BadKey(NEEDS_KEY)
@@ -103,7 +104,7 @@ class Gate:
         wanted = split_app(target.path)
         owner, _, name = ("", "", "") if wanted is None else wanted.app.rpartition("/")
         app = f"{owner}/{name}"
-        if caller.apps is not None and name not in caller.apps:
+        if not caller.may_call(app):
             raise Forbidden(f"the token is not for {app}")
         if caller.is_admin:
             return
@@ -116,14 +117,14 @@ class Gate:
             raise Forbidden(f"{app} is private, and the key is one of {caller.owner}")
 
 
-def _is_call(method: str, target: Target) -> bool:
+def _is_call(scope: Scope, target: Target) -> bool:
     """Whether a request makes work; asking how a queued one stands does not."""
-    if target.face == "run":
+    if target.face != "queue":
         return True
     of_a_request = "/requests/" in target.path and target.path.rstrip("/").endswith(
         ("/cancel", "/redeliver")
     )
-    return method == "POST" and not of_a_request
+    return scope["method"] == "POST" and not of_a_request
 
 
 def _token(scope: Scope) -> str | None:

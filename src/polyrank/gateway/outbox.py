@@ -69,7 +69,7 @@ class Outbox:
     async def _row(self, request: Request) -> RowMapping:
         id = request.path_params["id"]
         row = await self._requests.get(id)
-        if row is None or not caller_of(request).may_see(row["caller"]):
+        if row is None or not caller_of(request).may_see(row["caller"], row["app"]):
             raise UnknownRequest(f"there is no request {id!r} here")
         if row["webhook_url"] is None:
             raise NoWebhook("the request was submitted without fal_webhook")

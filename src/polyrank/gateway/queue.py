@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute, Route
 from polyrank.errors import InvalidInput, PolyrankError
 from polyrank.gateway.addresses import for_the_app, place
 from polyrank.gateway.answers import read_body, start_timeout, webhook_url
+from polyrank.gateway.bounds import Bounds
 from polyrank.gateway.callers import caller_of
 from polyrank.gateway.filing import Filing
 from polyrank.gateway.notices import Notices
@@ -62,9 +63,15 @@ class Queue:
     """The handlers of the queue's routes."""
 
     def __init__(
-        self, requests: Requests, apps: Registry, notices: Notices, filing: Filing
+        self,
+        requests: Requests,
+        apps: Registry,
+        notices: Notices,
+        filing: Filing,
+        bounds: Bounds,
     ) -> None:
         self._filing = filing
+        self._bounds = bounds
         self._requests = requests
         self._apps = apps
         self._notices = notices
@@ -117,6 +124,7 @@ class Queue:
         queued, wanted = await self._apps.find(request.url.path)
         start_timeout_s = start_timeout(request) or queued.app.limits.start_timeout_s
         query = for_the_app(request.url.query)
+        await self._bounds.check(wanted.app)
         submitted = await self._requests.submit(
             NewRequest(
                 app=wanted.app,
@@ -201,8 +209,8 @@ class Queue:
     async def cancel(self, request: Request) -> Response:
         """Ends a request that waits, and has one that runs stopped on every rank."""
         id = request.path_params["id"]
-        submitter = await self._requests.submitter(id)
-        if submitter is None or not caller_of(request).may_see(submitter):
+        whose = await self._requests.whose(id)
+        if whose is None or not caller_of(request).may_see(*whose):
             return JSONResponse({"status": "NOT_FOUND"}, 404)
         outcome = await self._requests.cancel(id)
         if outcome is Cancelled.UNKNOWN:
@@ -217,7 +225,7 @@ class Queue:
 
     async def _row(self, request: Request) -> RowMapping:
         row = await self._requests.get(request.path_params["id"])
-        if row is None or not caller_of(request).may_see(row["caller"]):
+        if row is None or not caller_of(request).may_see(row["caller"], row["app"]):
             raise UnknownRequest(f"there is no request {request.path_params['id']!r} here")
         return row
 

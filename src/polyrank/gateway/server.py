@@ -21,6 +21,7 @@ from polyrank.gateway import gate, pages, signatures, tokens
 from polyrank.gateway.accounts import Accounts
 from polyrank.gateway.addresses import find_target
 from polyrank.gateway.answers import error_answer, routing_answer
+from polyrank.gateway.bounds import Bounds
 from polyrank.gateway.callers import Callers
 from polyrank.gateway.cors import open_to_browsers
 from polyrank.gateway.dispatcher import Dispatcher
@@ -84,6 +85,7 @@ class Server:
         self.apps = Registry()
         self._add_gate(settings)
         self._add_webhooks(settings.webhook_networks, webhook_schedule)
+        self.bounds = Bounds(self.requests, settings.max_queued)
         self.notices = Notices()
         self._tasks: asyncio.TaskGroup | None = None
         self._dispatching: dict[str, asyncio.Task[None]] = {}
@@ -229,7 +231,7 @@ def build(server: Server) -> ASGIApp:
         lifespan=lifespan,
         exception_handlers=handlers,
     )
-    queue = Queue(server.requests, server.apps, server.notices, server.filing)
+    queue = Queue(server.requests, server.apps, server.notices, server.filing, server.bounds)
     once = pages_of([Route("/{path:path}", queue.run_once, methods=["POST"])])
     run = RunFace(server.apps, once, server.filing)
     faces: dict[str, ASGIApp] = {

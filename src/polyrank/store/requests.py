@@ -210,10 +210,11 @@ class Requests:
         query = sa.select(requests).where(requests.c.id == id)
         return await self._database.read(lambda c: c.execute(query).mappings().first())
 
-    async def submitter(self, id: str) -> str | None:
-        """The name of the caller who submitted a request; None if there is no such request."""
-        query = sa.select(requests.c.caller).where(requests.c.id == id)
-        return await self._database.read(lambda c: c.scalar(query))
+    async def whose(self, id: str) -> tuple[str, str] | None:
+        """Who submitted a request, and of which app it is; None if there is no such request."""
+        query = sa.select(requests.c.caller, requests.c.app).where(requests.c.id == id)
+        row = await self._database.read(lambda c: c.execute(query).first())
+        return None if row is None else (row.caller, row.app)
 
     async def position(self, id: str) -> int | None:
         """How many wait before it; None if it does not wait."""

@@ -54,6 +54,15 @@ def wait_for_steps(log: Path, count: int) -> None:
         time.sleep(0.005)
 
 
+def steps_once_still(log: Path) -> int:
+    """How many steps there are when no more come for half a second."""
+    before = -1
+    while (now := steps(log)) != before:
+        before = now
+        time.sleep(0.5)
+    return now
+
+
 def hang_up_after(server: ServerProcess, body: dict[str, object], log: Path) -> None:
     """A caller who closes the connection in the middle of the work."""
     content = json.dumps(body).encode()
@@ -104,10 +113,10 @@ def test_a_request_past_its_time_is_answered_504_then_and_stopped(
         answer = client.get(url)
     assert answer.status_code == 504
     assert answer.headers["x-fal-error-type"] == "request_timeout"
-    assert "within 2 s" in answer.json()["detail"]
-    assert time.monotonic() - begun < 10  # the whole work takes that long
+    assert "within 5 s" in answer.json()["detail"]
+    assert time.monotonic() - begun < 10
     assert client.post(RUN, json={}).status_code == 200
-    assert steps(log) < 250
+    assert steps(log) < 500
 
 
 def test_a_killed_ranks_caller_is_told_at_once_and_those_behind_are_served(
@@ -152,3 +161,17 @@ def test_a_killed_replicas_caller_is_told_at_once_and_those_behind_are_served(
         assert answer.status_code == 503
         assert answer.json()["error_type"] == "runner_connection_error"
         assert [waiting.result().json() for waiting in behind] == [{"steps": 1}] * 2
+
+
+def test_a_slow_reader_holds_up_the_ranks_and_not_the_memory(
+    server: ServerProcess, client: httpx.Client, log: Path
+) -> None:
+    body = {"steps": 500, "log": str(log), "pad": 2**18, "pause": 0}
+    with client.stream("POST", f"{RUN}/stream", json=body) as events:
+        lines = events.iter_lines()
+        next(lines)
+        wait_for_steps(log, 3)
+        # The engine lets a rank be some 300 events ahead, and sockets hold some more.
+        assert steps_once_still(log) < 500
+        assert sum(1 for line in lines if line.startswith("data: ")) == 500
+    assert steps(log) == 500

@@ -75,6 +75,8 @@ async def test_from_elsewhere_a_good_key_is_needed(here: Platform) -> None:
         401,
         "a key is needed: send Authorization: Key id:secret",
     )
+    for header in ("forwarded", "x-real-ip", "via"):
+        assert (await here.call({header: "203.0.113.7"})).status_code == 401, header
     good = await here.key()
     assert (await here.call(good)).json() == {"double": 42}
     bearer = {**good, "authorization": good["authorization"].replace("Key", "Bearer")}
@@ -144,6 +146,9 @@ async def test_a_request_is_its_submitters_and_the_admins_business(here: Platfor
         assert (await here.client.get(path, headers=REMOTE)).status_code == 401
         for who in (ann, admin, {}):  # on this machine everybody is an admin
             assert (await here.client.get(path, headers=who)).status_code == 200
+    for who, seen in ((ann, [id]), (bob, []), (admin, [id])):
+        listed = (await here.client.get(f"{QUEUE}/requests", headers=who)).json()["requests"]
+        assert [each["request_id"] for each in listed] == seen
     foreign = await here.client.put(f"{below}/cancel", headers=bob)
     assert (foreign.status_code, foreign.json()) == (404, {"status": "NOT_FOUND"})
     assert (await here.client.put(f"{below}/cancel", headers=ann)).status_code == 400
@@ -174,46 +179,47 @@ async def test_a_key_may_call_as_often_as_its_rate_says(here: Platform) -> None:
     assert (await here.call(await here.key())).status_code == 200
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"origin": "https://evil.example"},
-        {"origin": "null"},
-        {"origin": "http://[::1"},
-        {"host": "evil.example"},
-        {"host": "evil.example", "origin": "http://evil.example"},
-        {"host": "0.0.0.0:8080"},
-        {"host": "localhost.evil.example"},
-        {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"},
-        {"origin": "https://evil.example", "authorization": "Key made:up"},
-    ],
-)
-async def test_a_web_page_cannot_drive_a_server_that_needs_no_key(
-    here: Platform, headers: dict[str, str]
-) -> None:
-    for path in (RUN, QUEUE, "/tokens/"):
-        answer = await here.call(headers, path)
-        assert answer.status_code == 403, path
-        assert answer.headers["x-fal-error-type"] == "forbidden"
+FOREIGN_PAGES: list[dict[str, str]] = [
+    {"origin": "https://evil.example"},
+    {"origin": "null"},
+    {"origin": "http://[::1"},
+    {"host": "evil.example"},
+    {"host": "evil.example", "origin": "http://evil.example"},
+    {"host": "0.0.0.0:8080"},
+    {"host": "localhost.evil.example"},
+    {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"},
+    {"origin": "https://evil.example", "authorization": "Key made:up"},
+]
+OWN_PAGES: list[dict[str, str]] = [
+    {"origin": "http://localhost:3000", "sec-fetch-site": "same-site"},
+    {"origin": "https://studio.example", "sec-fetch-site": "cross-site"},
+    {"host": "studio.example", "origin": "https://studio.example"},
+    {"host": "queue-app.localhost:8080"},
+    {"host": "[::1]:8080"},
+    {"sec-fetch-site": "same-origin", "sec-fetch-mode": "cors"},
+]
+
+
+async def test_a_web_page_cannot_drive_a_server_that_needs_no_key(here: Platform) -> None:
     good = await here.key()
-    assert (await here.call(headers | good)).status_code == 200  # it has a key
+    for headers in FOREIGN_PAGES:
+        for path in (RUN, QUEUE, "/tokens/"):
+            answer = await here.call(headers, path)
+            assert answer.status_code == 403, (headers, path)
+            assert answer.headers["x-fal-error-type"] == "forbidden"
+        assert (await here.call(headers | good)).status_code == 200, headers  # it has a key
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"origin": "http://localhost:3000", "sec-fetch-site": "same-site"},
-        {"origin": "https://studio.example", "sec-fetch-site": "cross-site"},
-        {"host": "studio.example", "origin": "https://studio.example"},
-        {"host": "queue-app.localhost:8080"},
-        {"host": "[::1]:8080"},
-        {"sec-fetch-site": "same-origin", "sec-fetch-mode": "cors"},
-    ],
-)
-async def test_pages_of_this_machine_and_those_let_in_may_call(
-    here: Platform, headers: dict[str, str]
-) -> None:
-    assert (await here.call(headers)).status_code == 200
+async def test_pages_of_this_machine_and_those_let_in_may_call(here: Platform) -> None:
+    for headers in OWN_PAGES:
+        assert (await here.call(headers)).status_code == 200, headers
+
+
+async def test_a_link_leads_to_a_page_and_to_nothing_else(here: Platform) -> None:
+    link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+    assert (await here.client.get("/health", headers=link)).status_code == 200
+    assert (await here.client.get("/auth/whoami", headers=link)).status_code == 403
+    assert (await here.client.get(RUN, headers=link)).status_code == 403
 
 
 async def test_a_token_opens_some_apps_for_a_while(here: Platform) -> None:
@@ -241,6 +247,23 @@ async def test_a_token_opens_some_apps_for_a_while(here: Platform) -> None:
     assert (await here.call(REMOTE, f"{RUN}?fal_jwt_token={over}")).status_code == 401
 
 
+async def test_a_token_sees_no_request_of_another_app_or_caller(here: Platform) -> None:
+    ids = {}
+    admin = await here.key(Scope.ADMIN, Scope.API)
+    for name, headers in (("admin", admin), ("other", await here.key())):
+        ids[name] = (await here.call(headers, QUEUE)).json()["request_id"]
+
+    async def status(app: str, name: str) -> int:
+        body = {"allowed_apps": [app]}
+        token = (await here.client.post("/tokens/", json=body, headers=admin)).json()
+        url = f"/queue/local/{app}/requests/{ids[name]}/status?fal_jwt_token={token}"
+        return (await here.client.get(url, headers=REMOTE)).status_code
+
+    assert await status("queue-app", "admin") in (200, 202)
+    assert await status("queue-app", "other") == 404  # though its key may see everything
+    assert await status("another-app", "admin") == 404
+
+
 async def test_a_token_is_no_better_than_its_key(here: Platform) -> None:
     key, credential = await here.keys.create(owner="local", scopes=[Scope.API])
     headers = REMOTE | {"authorization": f"Key {credential}"}
@@ -253,11 +276,21 @@ async def test_a_token_is_no_better_than_its_key(here: Platform) -> None:
     assert (await here.call(REMOTE, f"{RUN}?fal_jwt_token={token}")).status_code == 401
 
 
-@pytest.mark.parametrize(
-    "body", [[], {}, {"allowed_apps": []}, {"allowed_apps": ["a"], "token_expiration": 10**6}]
-)
-async def test_a_token_for_nothing_or_for_ever_is_not_issued(here: Platform, body: Any) -> None:
-    assert (await here.client.post("/tokens/", json=body)).status_code == 422
+async def test_a_token_for_nothing_or_for_ever_is_not_issued(here: Platform) -> None:
+    for_ever = {"allowed_apps": ["a"], "token_expiration": 10**6}
+    for body in ([], {}, {"allowed_apps": []}, {"allowed_apps": "a"}, for_ever):
+        assert (await here.client.post("/tokens/", json=body)).status_code == 422, body
+
+
+async def test_a_websocket_leads_to_an_app_whatever_its_address(here: Platform) -> None:
+    ann = await here.key(owner="ann")
+    for path in (f"{RUN}/realtime", f"/{APP}/realtime", f"/files/{APP}/realtime"):
+        url = str(here.client.base_url.copy_with(scheme="ws", path=path))
+        for headers, status in ((REMOTE, 401), (ann, 403)):
+            with pytest.raises(InvalidStatus) as refused:
+                async with connect(url, additional_headers=headers):
+                    pass
+            assert refused.value.response.status_code == status, path
 
 
 async def test_a_websocket_is_refused_in_words_that_its_client_understands(here: Platform) -> None:

@@ -16,6 +16,7 @@ import httpx
 import pytest
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from polyrank_program import ROOT
 from served import APP, platform, served
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -131,6 +132,24 @@ async def test_the_receiver_is_told_and_can_verify_who_says_so(
     assert told["url"] == receiver.url and told["next_attempt_at"] is None
 
 
+async def test_the_verification_of_the_docs_tells_ours_from_others(
+    client: httpx.AsyncClient, receiver: Receiver
+) -> None:
+    page = (ROOT / "docs" / "security.md").read_text()
+    names: dict[str, Any] = {}
+    exec(page.split("```python\n")[1].split("```")[0], names)
+    is_genuine = names["is_genuine"]
+    jwks = (await client.get("/.well-known/jwks.json")).json()
+    await submit(client, receiver.url)
+    headers, body = await receiver.next()
+    assert is_genuine(headers, body, jwks)
+    assert not is_genuine(headers, body + b" ", jwks)
+    assert not is_genuine(headers | {"x-fal-webhook-request-id": "other"}, body, jwks)
+    assert not is_genuine(headers, body, jwks, max_age_s=-1)
+    later = str(int(headers["x-fal-webhook-timestamp"]) + 1)
+    assert not is_genuine(headers | {"x-fal-webhook-timestamp": later}, body, jwks)
+
+
 async def test_a_failure_is_told_with_the_apps_reason(
     client: httpx.AsyncClient, receiver: Receiver
 ) -> None:
@@ -244,12 +263,11 @@ async def test_receivers_in_private_networks_are_told_nothing(
     assert receiver.got.empty()
 
 
-@pytest.mark.parametrize("url", ["ftp://host/", "hook", "http://", "http://[::1", "file:///etc/"])
-async def test_what_is_no_address_of_a_receiver_is_refused(
-    client: httpx.AsyncClient, url: str
-) -> None:
-    answer = await client.post(f"{QUEUE}?fal_webhook={quote(url, safe='')}", json={"number": 4})
-    assert answer.status_code == 422 and "fal_webhook" in answer.json()["detail"]
+async def test_what_is_no_address_of_a_receiver_is_refused(client: httpx.AsyncClient) -> None:
+    for url in ("ftp://host/", "hook", "http://", "http://[::1", "file:///etc/", "http://h:p/"):
+        answer = await client.post(QUEUE, json={"number": 4}, params={"fal_webhook": url})
+        assert answer.status_code == 422, url
+        assert "fal_webhook" in answer.json()["detail"]
 
 
 async def test_who_has_nothing_to_be_told_is_404(client: httpx.AsyncClient) -> None:
@@ -302,7 +320,7 @@ async def test_a_server_killed_while_it_tells_loses_nothing(
 
     async def start() -> tuple[asyncio.subprocess.Process, str]:
         command = [sys.executable, "-c", SERVE, f"sqlite:///{tmp_path / 'polyrank.db'}"]
-        programs = Path(__file__).resolve().parents[2] / "programs"
+        programs = ROOT / "tests" / "programs"
         process = await asyncio.create_subprocess_exec(
             *command, stdout=asyncio.subprocess.PIPE, cwd=programs
         )
