@@ -32,6 +32,7 @@ class Entry(BaseModel):
 
 class FilesApp(polyrank.App):
     app_name = "files-app"
+    app_auth = "shared"
     max_multiplexing = 4
 
     def setup(self) -> None:
@@ -64,8 +65,8 @@ class FilesApp(polyrank.App):
     async def die(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    @polyrank.endpoint("/headers", is_websocket=True)
-    async def headers(self, websocket: WebSocket) -> None:
+    @polyrank.endpoint("/socket", is_websocket=True)
+    async def socket(self, websocket: WebSocket) -> None:
         await websocket.accept()
         await websocket.send_text((await File.from_bytes_async(b"from a socket")).url)
         await websocket.close()

@@ -129,7 +129,8 @@ class Blobs:
     async def sweep(self) -> None:
         """Removes what writers that were killed left behind."""
         if self._folder is not None:
-            await asyncio.to_thread(_remove_staged, self._folder, time.time() - STAGED_FOR_S)
+            with _translated(self.url):
+                await asyncio.to_thread(_remove_staged, self._folder, time.time() - STAGED_FOR_S)
 
 
 def _folder_of(url: str) -> Path | None:

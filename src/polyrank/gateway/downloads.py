@@ -16,7 +16,7 @@ from polyrank.errors import InvalidInput
 from polyrank.files import ranges
 from polyrank.files.ranges import RangeNotSatisfiable, Span
 from polyrank.gateway.permits import FILE, QUERY, ExpiredFile, Permits, unknown_file
-from polyrank.gateway.storage import url_of
+from polyrank.gateway.storage import by_method, url_of
 from polyrank.gateway.uploads import Uploads
 from polyrank.store.files import File
 
@@ -49,8 +49,7 @@ class Downloads:
         """All of them."""
         one = "/files/{id}/{name}"
         return [
-            Route(one, self.get, methods=["GET", "HEAD"]),
-            Route(one, self.delete, methods=["DELETE"]),
+            Route(one, by_method(get=self.get, delete=self.delete), methods=["GET", "DELETE"]),
             Route(one + "/sign", self.sign, methods=["POST"]),
         ]
 

@@ -240,7 +240,11 @@ def build(server: Server) -> ASGIApp:
     }
     framed = FramedCalls(run)
 
-    websockets = WebSocketFace(server.apps, max_bytes=WebSocketSettings().max_bytes)
+    websockets = WebSocketFace(
+        server.apps,
+        max_bytes=WebSocketSettings().max_bytes,
+        added_headers=server.filing.request_headers,
+    )
 
     async def by_face(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

@@ -7,7 +7,7 @@ that is initiated first and then goes to a signed URL, at once or in parts.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 from urllib.parse import quote
@@ -27,6 +27,7 @@ from polyrank.store.files import UPLOAD_TTL_S, File, NewFile
 from polyrank.toolkit.folder import clean_name
 
 T = TypeVar("T", bound=BaseModel)
+Handler = Callable[[Request], Awaitable[Response]]
 
 DEFAULT_TYPE = "application/octet-stream"
 DEFAULT_NAME = "file"
@@ -86,8 +87,7 @@ class Storage:
             Route(by_name, self.parts, methods=["GET"]),
             Route(signed + "/complete", self.complete, methods=["POST"]),
             Route(signed + "/{number:int}", self.put_part, methods=["PUT"]),
-            Route(signed, self.put, methods=["PUT"]),
-            Route(signed, self.parts, methods=["GET"]),
+            Route(signed, by_method(put=self.put, get=self.parts), methods=["PUT", "GET"]),
         ]
 
     async def token(self, request: Request) -> Response:
@@ -203,6 +203,16 @@ class Storage:
             acl=wishes.initial_acl.model_dump() if wishes.initial_acl else None,
             declared_size=size,
         )
+
+
+def by_method(**handlers: Handler) -> Handler:
+    """One handler made of one for each method, for a route that then knows all of its methods."""
+
+    async def call(request: Request) -> Response:
+        method = {"HEAD": "GET"}.get(request.method, request.method)
+        return await handlers[method.lower()](request)
+
+    return call
 
 
 def base_of(scope: Scope) -> str:

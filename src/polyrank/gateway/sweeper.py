@@ -33,10 +33,13 @@ class Sweeper:
 
     async def run(self) -> None:
         """Sweeps whenever something is due, until cancelled."""
-        await self._blobs.sweep()
+        is_tidy = False
         while True:
             self._wake.clear()
             try:
+                if not is_tidy:
+                    await self._blobs.sweep()
+                    is_tidy = True
                 await self.sweep()
                 due = await self._next_due()
             except (StoreUnavailable, FilesUnavailable) as error:

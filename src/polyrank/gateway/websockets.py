@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 from urllib.parse import quote, unquote
 
@@ -22,7 +22,7 @@ from polyrank.gateway.answers import error_answer, start_limit
 from polyrank.gateway.gate import TOKEN
 from polyrank.gateway.hosting import HostedApp
 from polyrank.gateway.registry import Registry
-from polyrank.gateway.run import BUSY
+from polyrank.gateway.run import BUSY, OURS
 from polyrank.gateway.upstream import RawHeaders, forwarded
 
 T = TypeVar("T")
@@ -38,11 +38,19 @@ READ_AHEAD = 2
 class WebSocketFace:
     """The ASGI application of websockets below ``/run``.
 
-    Messages of a replica have up to ``max_bytes``.
+    Messages of a replica have up to ``max_bytes``. ``added_headers`` are those that it is told
+    beside the caller's.
     """
 
-    def __init__(self, apps: Registry, *, max_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        apps: Registry,
+        *,
+        max_bytes: int | None = None,
+        added_headers: Callable[[Scope], RawHeaders] = lambda scope: [],
+    ) -> None:
         self._apps = apps
+        self._added_headers = added_headers
         self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -85,6 +93,8 @@ class WebSocketFace:
 
     async def _connect(self, app: HostedApp, path: str, caller: _Caller) -> ClientConnection:
         """Opens a websocket to the replica, or to the next one if it was just dying."""
+        headers = [*caller.headers(), *place(caller.scope, app.name)]
+        headers += self._added_headers(caller.scope)
         may_be_dying = True
         while True:
             replica = await app.ready()
@@ -94,8 +104,7 @@ class WebSocketFace:
                     host=replica.host,
                     port=replica.port,
                     additional_headers=[
-                        (name.decode("latin-1"), value.decode("latin-1"))
-                        for name, value in [*caller.headers(), *place(caller.scope, app.name)]
+                        (name.decode("latin-1"), value.decode("latin-1")) for name, value in headers
                     ],
                     subprotocols=caller.subprotocols() or None,
                     max_size=self._max_bytes,
@@ -239,7 +248,7 @@ def _passed_on(headers: RawHeaders) -> RawHeaders:
     return [
         header
         for header in forwarded(headers)
-        if not header[0].startswith(b"sec-websocket-") and header[0] != b"x-fal-request-id"
+        if not header[0].startswith((b"sec-websocket-", *OURS))
     ]
 
 

@@ -90,7 +90,8 @@ class ServerProcess:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    process = ServerProcess(f"sqlite:///{tmp_path / 'polyrank.db'}")
+    files = str(tmp_path / "files")
+    process = ServerProcess(f"sqlite:///{tmp_path / 'polyrank.db'}", files=files)
     yield process
     process.end()
 

@@ -1,15 +1,20 @@
 """Files over HTTP: uploads by hand, downloads, who may have them, and what apps do with them."""
 
 import json
+import os
 import re
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from polyrank_program import ROOT
+from websockets.sync.client import connect
 
 APP = f"{ROOT / 'tests' / 'programs' / 'files_app.py'}::FilesApp"
 MAX_BYTES = 2**20
@@ -17,9 +22,31 @@ NOT_FOR_ALL = '{"initial_acl": {"default": "forbid"}}'
 
 
 @pytest.fixture(scope="module")
-def server(start_server: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    folder = tmp_path_factory.mktemp("server")
-    yield start_server(APP, {"POLYRANK_FILES_MAX_BYTES": str(MAX_BYTES)}, folder)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("server")
+
+
+@pytest.fixture(scope="module")
+def server(start_server: Any, folder: Path) -> Any:
+    return start_server(APP, {"POLYRANK_FILES_MAX_BYTES": str(MAX_BYTES)}, folder)
+
+
+@pytest.fixture(scope="module")
+def keys(server: Any, folder: Path) -> dict[str, dict[str, str]]:
+    """The headers of callers from elsewhere, by the owner of their key."""
+    database = {"POLYRANK_DATABASE_URL": f"sqlite:///{folder / 'polyrank.db'}"}
+    far_away = {"x-forwarded-for": "203.0.113.7"}
+    holders = {"stranger": far_away}
+    for owner in ("ann", "ben"):
+        made = subprocess.run(
+            [sys.executable, "-m", "polyrank.cli.main"]
+            + ["keys", "create", "--owner", owner, "--json"],
+            env={**os.environ, **database},
+            capture_output=True,
+            check=True,
+        )
+        holders[owner] = {**far_away, "authorization": f"Key {json.loads(made.stdout)['key']}"}
+    return holders
 
 
 @pytest.fixture(scope="module")
@@ -329,10 +356,50 @@ def test_an_app_opens_the_files_of_its_callers(client: httpx.Client) -> None:
     assert (refused.status_code, "private or reserved" in refused.text) == (422, True)
 
 
+def test_an_app_has_its_callers_rights_and_no_more(
+    client: httpx.Client, keys: dict[str, dict[str, str]]
+) -> None:
+    wish = {"x-fal-object-lifecycle-preference": NOT_FOR_ALL}
+    made = client.post("/run/local/files-app/make", json={}, headers={**keys["ann"], **wish})
+    url = made.json()["url"]
+    assert [client.get(url, headers=keys[who]).status_code for who in ("ann", "ben")] == [200, 403]
+    assert client.get(url, headers=keys["stranger"]).status_code == 403
+    for who, status, says in [("ann", 200, "5"), ("ben", 422, "not for everybody")]:
+        body = {"file": url}
+        answer = client.post("/run/local/files-app/size", json=body, headers=keys[who])
+        assert (answer.status_code, says in answer.text) == (status, True), answer.text
+    signed = client.post(f"{url}/sign", headers=keys["ann"]).json()["url"]
+    body = {"file": signed}
+    answer = client.post("/run/local/files-app/size", json=body, headers=keys["ben"])
+    assert answer.json() == 5
+
+
+def test_from_elsewhere_an_upload_needs_a_key(
+    client: httpx.Client, keys: dict[str, dict[str, str]]
+) -> None:
+    refused = client.post("/files/upload", content=b"x", headers=keys["stranger"])
+    assert (refused.status_code, refused.json()["error_type"]) == (401, "unauthorized")
+    token = client.post("/storage/auth/token", json={}, headers=keys["ann"]).json()["token"]
+    bearer = {**keys["stranger"], "authorization": f"Bearer {token}"}
+    url = client.post("/files/upload", content=b"x", headers=bearer).json()["access_url"]
+    assert client.get(url, headers=keys["stranger"]).content == b"x"
+    assert client.delete(url, headers=keys["ben"]).status_code == 403
+    assert client.delete(url, headers=keys["ann"]).status_code == 204
+
+
 def test_pictures_and_sockets(client: httpx.Client) -> None:
     picture = call(client, "/paint")
     assert (picture["width"], picture["height"], picture["content_type"]) == (4, 2, "image/png")
     assert client.get(picture["url"]).content.startswith(b"\x89PNG")
+    address = str(client.base_url).replace("http", "ws", 1)
+    forged = {"x-polyrank-files-base": "http://evil"}
+    with connect(f"{address}/run/local/files-app/socket", additional_headers=forged) as websocket:
+        made = str(websocket.recv())
+    assert made.startswith(f"{str(client.base_url).rstrip('/')}/files/")
+    assert client.get(made).content == b"from a socket"
+    by_name = address.replace("127.0.0.1", "localhost")
+    with connect(f"{by_name}/run/local/files-app/socket") as websocket:
+        assert str(websocket.recv()).startswith(f"http://localhost:{client.base_url.port}/files/")
 
 
 # --- values

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import httpx
@@ -99,13 +100,13 @@ def test_a_killed_server_shows_nothing_of_an_upload(server, tmp_path: Path) -> N
     parts = httpx.post(f"{server.address}/storage/upload/initiate-multipart", json={}).json()
     url = httpx.URL(begun["upload_url"])
     with socket.create_connection((url.host, url.port or 0)) as raw:
-        head = (
-            f"PUT {url.raw_path.decode()} HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999\r\n\r\n"
-        )
+        head = f"PUT {url.raw_path.decode()} HTTP/1.1\r\nhost: localhost\r\n"
         raw.sendall(head.encode() + b"content-length: 99999999\r\n\r\n" + bytes(3 * 2**20))
         at, _, token = parts["upload_url"].partition("?")
         first = httpx.put(f"{at}/1?{token}", content=b"one").json()
-        assert list((tmp_path / "files").rglob("*#*"))  # it is being written
+        deadline = time.monotonic() + 30
+        while not list((tmp_path / "files").rglob("*#*")):  # until it is being written
+            assert time.monotonic() < deadline
         server.end(signal.SIGKILL)
     server.start()
     here = httpx.URL(server.address)
