@@ -203,6 +203,10 @@ class AppServer(uvicorn.Server):
         """Ends requests and tears the app down; threads get a last moment."""
         await super().shutdown(sockets)
         self._end_within(LAST_MOMENT_S, signal.SIGTERM)
+        # What was cut off is being told so; uvicorn does not wait for that.
+        if left := list(self.server_state.tasks):
+            await asyncio.wait(left, timeout=LAST_MOMENT_S / 2)
+        await asyncio.sleep(0)  # the last answers are sent at the end of this turn
 
     def spare_the_process(self) -> None:
         """For a process that goes on when it no longer serves: no deadline holds any more."""
