@@ -25,8 +25,9 @@ from polyrank.app import machine, projects, requirements
 from polyrank.app.app import App
 from polyrank.app.options import AppOptions, RetryConfig
 from polyrank.app.output import Reporter, report_output
+from polyrank.app.process import KEEP_ALIVE_S, AppServer
 from polyrank.app.sample import Call, call_of
-from polyrank.app.server import KEEP_ALIVE_S, AppServer, build
+from polyrank.app.server import build
 from polyrank.distributed import devices
 from polyrank.errors import AppError, PolyrankError
 from polyrank.serving import HttpProtocol, websocket_options
