@@ -66,6 +66,29 @@ def test_small_uploads_of_the_sync_client(server, tmp_path: Path, repository: st
     assert all(url.startswith(f"{server.address}/files/") for url in (picture, table, words))
 
 
+@pytest.mark.parametrize("repository", ["fal_v3", "fal"])
+def test_small_uploads_of_the_async_client(server, repository: str) -> None:
+    picture, words, private = run(
+        server,
+        """
+        options = {"repository": sys.argv[2], "fallback_repository": sys.argv[2]}
+        private = client.StorageSettings(
+            expires_in="1h", initial_acl=client.StorageACL(default="allow")
+        )
+        async def main():
+            red = Image.new("RGB", (8, 8), "red")
+            print(await fal_client.upload_image_async(red, "jpeg", **options))
+            print(await fal_client.upload_async(b"words", "text/plain", **options))
+            print(await fal_client.upload_async(b"x", "text/plain", lifecycle=private, **options))
+        asyncio.run(main())
+        """,
+        repository,
+    )
+    assert httpx.get(picture).content.startswith(b"\xff\xd8")
+    assert httpx.get(words).text == "words"
+    assert httpx.get(private).text == "x"
+
+
 def test_150_mib_in_parts_and_bounded_memory(server, tmp_path: Path) -> None:
     file = tmp_path / "large.bin"
     block = os.urandom(2**20)
