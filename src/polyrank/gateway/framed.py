@@ -12,11 +12,14 @@ import contextlib
 import json
 import logging
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from polyrank.errors import PolyrankError
+from polyrank.gateway.answers import error_answer
+from polyrank.gateway.callers import Caller
 
 log = logging.getLogger("polyrank.gateway")
 
@@ -24,14 +27,21 @@ log = logging.getLogger("polyrank.gateway")
 READ_AHEAD = 16
 BROKEN_OFF = 1011
 # Of the handshake's headers, those that are not of the calls.
-OF_THE_SOCKET = (b"sec-websocket-", b"connection", b"upgrade", b"content-", b"x-fal-request-id")
+OF_THE_SOCKET = (
+    *(b"sec-websocket-", b"connection", b"upgrade", b"content-"),
+    *(b"x-fal-request-id", b"idempotency-key"),
+)
 
 
 class FramedCalls:
-    """The ASGI application of such websockets; ``run`` is that of single calls over HTTP."""
+    """The ASGI application of such websockets; ``run`` is that of single calls over HTTP.
 
-    def __init__(self, run: ASGIApp) -> None:
+    ``count`` counts a call of a caller, and raises a PolyrankError if it is one too many.
+    """
+
+    def __init__(self, run: ASGIApp, count: Callable[[Caller], None]) -> None:
         self._run = run
+        self._count = count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one call after the other; a caller who goes away ends the one that runs."""
@@ -52,9 +62,7 @@ class FramedCalls:
     async def _answer_all(self, scope: Scope, inputs: asyncio.Queue[bytes], send: Send) -> None:
         try:
             while True:
-                answer = _Answer(send)
-                call = _call_scope(scope, answer.request_id)
-                await self._run(call, _Body(await inputs.get()).receive, answer.send)
+                await self._answer(scope, _Body(await inputs.get()), _Answer(send))
         except PolyrankError as error:  # in the midst of an answer: what came is not all of it
             log.warning("%s: %s", scope["path"], error)
             reason = error.message.encode()[:123].decode(errors="ignore")
@@ -62,6 +70,15 @@ class FramedCalls:
                 await send({"type": "websocket.close", "code": BROKEN_OFF, "reason": reason})
         except OSError:
             pass  # the caller has gone
+
+    async def _answer(self, scope: Scope, body: _Body, answer: _Answer) -> None:
+        call = _call_scope(scope, answer.request_id)
+        try:
+            self._count(scope["state"]["caller"])
+        except PolyrankError as error:
+            await error_answer(error, answer.request_id)(call, body.receive, answer.send)
+        else:
+            await self._run(call, body.receive, answer.send)
 
 
 async def _listen(receive: Receive, inputs: asyncio.Queue[bytes]) -> None:

@@ -67,11 +67,16 @@ class Gate:
             caller = Caller(f"address:{peer}")
         if is_app:
             await self._check_app(caller, target)
-            if caller.rate is not None and _is_call(scope, target):
-                self._limits.spend(caller.name, caller.rate)
+            if _is_call(scope, target):
+                self.count(caller)
         elif not (is_open or caller.scopes):
             raise BadKey(NEEDS_KEY)
         return caller
+
+    def count(self, caller: Caller) -> None:
+        """Counts one call of a caller who was let in. Raises RateLimited."""
+        if caller.rate is not None:
+            self._limits.spend(caller.name, caller.rate)
 
     async def refuse(
         self, error: PolyrankError, scope: Scope, receive: Receive, send: Send
@@ -119,6 +124,8 @@ class Gate:
 
 def _is_call(scope: Scope, target: Target) -> bool:
     """Whether a request makes work; asking how a queued one stands does not."""
+    if target.face == "ws":
+        return False  # its messages are calls, and counted one by one
     if target.face != "queue":
         return True
     of_a_request = "/requests/" in target.path and target.path.rstrip("/").endswith(

@@ -238,7 +238,7 @@ def build(server: Server) -> ASGIApp:
         "run": run,
         "queue": pages_of([*server.outbox.queue_routes(), *queue.routes()]),
     }
-    framed = FramedCalls(run)
+    framed = FramedCalls(run, server.gate.count)
 
     websockets = WebSocketFace(
         server.apps,

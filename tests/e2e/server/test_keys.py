@@ -164,6 +164,19 @@ async def test_idempotency_keys_of_two_callers_do_not_meet(here: Platform) -> No
     assert len(ids) == 2
 
 
+async def test_calls_over_one_websocket_are_counted_one_by_one(here: Platform) -> None:
+    headers = await here.key(rate="2/h")
+    url = str(here.client.base_url).replace("http", "ws", 1) + f"/ws/{APP}"
+    statuses = []
+    async with connect(url, additional_headers=headers) as websocket:
+        for _ in range(3):
+            await websocket.send('{"number": 21}')
+            statuses.append(json.loads(await websocket.recv())["status"])
+            while isinstance(await websocket.recv(), bytes):
+                pass
+    assert statuses == [200, 200, 429]
+
+
 async def test_a_key_may_call_as_often_as_its_rate_says(here: Platform) -> None:
     headers = await here.key(rate="2/h")
     submitted = (await here.call(headers, QUEUE)).json()
