@@ -18,6 +18,7 @@ from polyrank.settings import WebSocketSettings
 
 KEEP_ALIVE_S = 300
 BACKLOG = 2048
+MOST_GATHERED = 16 * 1024
 # Pings find callers who fell silent; their answers may stand behind messages that a busy app has
 # not taken yet, hence the long wait.
 PING_INTERVAL_S = 20.0
@@ -74,15 +75,20 @@ class GatheringTransport:
         self._transport = transport
         self._loop = loop
         self._parts: list[bytes] = []
+        self._size = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Sends ``data`` at the end of this turn."""
+        """Sends ``data`` at the end of this turn, or at once if there is much of it: who writes
+        and writes without a pause must come to know that the reader does not keep up."""
         if not self._parts:
             self._loop.call_soon(self._flush)
         self._parts.append(data)
+        self._size += len(data)
+        if self._size > MOST_GATHERED:
+            self._flush()
 
     def close(self) -> None:
         """Closes the connection once everything is sent."""
@@ -93,6 +99,7 @@ class GatheringTransport:
         if self._parts:
             self._transport.write(b"".join(self._parts))
             self._parts.clear()
+            self._size = 0
 
 
 class HttpProtocol(HttpToolsProtocol):

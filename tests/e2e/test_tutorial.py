@@ -106,10 +106,15 @@ def torchvision(folder: Path) -> Path:
 
 
 def open_grid(file: dict[str, object]) -> tuple[np.ndarray, np.ndarray]:
-    """The two pictures of a grid that is a data URI."""
-    head, _, data = str(file["url"]).partition(",")
-    assert head.startswith("data:image/") and head.endswith(";base64")
-    with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
+    """The two pictures of a grid: a data URI in an event, a file of the server in an answer."""
+    url = str(file["url"])
+    if url.startswith("http"):
+        data = httpx.get(url).raise_for_status().content
+    else:
+        head, _, text = url.partition(",")
+        assert head.startswith("data:image/") and head.endswith(";base64")
+        data = base64.b64decode(text)
+    with Image.open(io.BytesIO(data)) as picture:
         assert picture.size == (260, 518)  # torchvision's grid: two pixels around each
         pixels = np.asarray(picture.convert("RGB")).astype(int)
     return pixels[2:258, 2:258], pixels[260:516, 2:258]

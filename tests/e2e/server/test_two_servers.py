@@ -65,7 +65,7 @@ def test_a_cancel_at_one_stops_what_the_other_runs(servers: list[ServerProcess])
 
 def test_what_a_killed_server_ran_the_other_runs_again(servers: list[ServerProcess]) -> None:
     first, second = servers
-    ids = submit(first.address, 8, {"seconds": 1})
+    ids = submit(first.address, 8, {"seconds": 4})
     for id in ids:
         url = f"{second.address}{APP}/requests/{id}/status/stream"
         with httpx.stream("GET", url, timeout=30) as events:
