@@ -34,7 +34,7 @@ layers: $(VENV)/.installed
 	$(VENV)/bin/lint-imports --no-cache
 
 unit: $(VENV)/.installed $(TORCHVISION) $(JS_CLIENT) $(CHROMIUM)
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 # What the engine itself costs, on this machine.
 bench-runner: $(VENV)/.installed
