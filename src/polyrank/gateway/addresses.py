@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -86,6 +87,7 @@ def _find_proxied(url: str) -> Target:
     return replace(target, prefix=prefix, query=parts.query.encode("latin-1"))
 
 
+@functools.lru_cache(maxsize=1024)
 def split_app(path: str) -> AppPath | None:
     """The app and its path, in ``/[namespace/]owner/name[/path]``; None if it names no app."""
     parts = path.strip("/").split("/")
@@ -102,6 +104,7 @@ def for_the_app(query: str) -> str:
     return "&".join(part for part in query.split("&") if part.partition("=")[0] not in OURS)
 
 
+@functools.lru_cache(maxsize=1024)
 def files_base(scheme: str, host: str) -> str:
     """The address at which whoever reached us as ``host`` finds files.
 
@@ -116,9 +119,14 @@ def files_base(scheme: str, host: str) -> str:
 def place(scope: Scope, app: str) -> list[tuple[bytes, bytes]]:
     """Where the caller found the app, as headers for it: its answers hold URLs that lead back."""
     host = next((value for name, value in scope["headers"] if name == b"host"), b"")
-    prefix = "/run/" if scope.get("face_prefix") else "/"
-    return [
+    return list(_place(host, scope["scheme"], bool(scope.get("face_prefix")), app))
+
+
+@functools.lru_cache(maxsize=1024)
+def _place(host: bytes, scheme: str, has_prefix: bool, app: str) -> tuple[tuple[bytes, bytes], ...]:
+    prefix = "/run/" if has_prefix else "/"
+    return (
         (b"x-forwarded-host", host.removeprefix(b"queue.").removeprefix(b"ws.")),
-        (b"x-forwarded-proto", scope["scheme"].encode()),
+        (b"x-forwarded-proto", scheme.encode()),
         (b"x-forwarded-prefix", f"{prefix}{app}".encode()),
-    ]
+    )

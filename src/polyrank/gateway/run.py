@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
-import uuid
 from collections.abc import Coroutine
 from typing import Any
 from urllib.parse import quote
@@ -22,12 +22,14 @@ from polyrank.gateway.answers import error_answer, read_whole, start_limit
 from polyrank.gateway.filing import Filing
 from polyrank.gateway.hosting import HostedApp
 from polyrank.gateway.registry import Registry
-from polyrank.gateway.upstream import Exchange, RawHeaders, forwarded
+from polyrank.gateway.upstream import HOP_BY_HOP, Exchange, RawHeaders
 
 # What only asks, and takes no slot from those who work.
 ASKING = ("GET", "HEAD", "OPTIONS")
-# Headers that the app has from us, whatever its caller sent.
-OURS = (b"x-fal-request-id", b"x-polyrank-")
+# Of the caller's headers, those that the app is not given: they are of this hop, the caller's
+# secrets, or ours to set.
+DROPPED = HOP_BY_HOP | {b"authorization", b"cookie", b"x-fal-request-id"}
+OURS = b"x-polyrank-"
 BUSY = "the app was busy for {:g} s, as long as the caller would wait"
 LATE = "the request did not end within {:g} s; its work has been stopped"
 
@@ -75,13 +77,14 @@ class _Call:
         self._scope = scope
         self._send = send
         self._headers: RawHeaders = scope["headers"]
-        self._id = self.header(b"x-fal-request-id") or uuid.uuid4().hex.encode()
+        self._named = dict(self._headers)
+        self._id = self.header(b"x-fal-request-id") or os.urandom(16).hex().encode()
         self._begun = False
         self._is_stream = False
 
     def header(self, name: bytes) -> bytes | None:
         """One of the caller's headers."""
-        return next((value for key, value in self._headers if key == name), None)
+        return self._named.get(name)
 
     async def run(self, app: HostedApp, below: str, body: bytes) -> None:
         """Waits for a slot, then passes the replica's answer on at the caller's pace."""
@@ -99,7 +102,7 @@ class _Call:
         app.note_duration(time.monotonic() - begun)
 
     async def _forward(self, app: HostedApp, below: str, body: bytes) -> None:
-        headers = [h for h in forwarded(self._headers) if not h[0].startswith(OURS)]
+        headers = [h for h in self._headers if h[0] not in DROPPED and not h[0].startswith(OURS)]
         headers.append((b"x-fal-request-id", self._id))
         headers += place(self._scope, app.name) + self._filing.request_headers(self._scope)
         try:
@@ -129,25 +132,28 @@ class _Call:
 
     def _target(self, below: str) -> bytes:
         path = quote(below, safe="/:@!$&'()*+,;=~-._").encode()
-        query = for_the_app(self._scope.get("query_string", b"").decode("latin-1")).encode(
-            "latin-1"
-        )
+        asked = self._scope.get("query_string", b"")
+        query = for_the_app(asked.decode("latin-1")).encode("latin-1") if asked else b""
         return path + b"?" + query if query else path
 
     async def _pass_on(self, exchange: Exchange) -> None:
-        headers = [h for h in forwarded(exchange.headers) if h[0] != b"x-fal-request-id"]
-        length = next((h for h in exchange.headers if h[0].lower() == b"content-length"), None)
-        if length is not None:
-            headers.append((b"content-length", length[1]))
-        headers.append((b"x-fal-request-id", self._id))
-        kind = next((value for name, value in headers if name == b"content-type"), b"")
-        self._is_stream = kind.startswith(b"text/event-stream")
-        start = {"type": "http.response.start", "status": exchange.status, "headers": headers}
+        headers = [(b"x-fal-request-id", self._id)]
+        for header in exchange.headers:
+            name, value = header[0].lower(), header[1]
+            if name == b"content-type":
+                self._is_stream = value.startswith(b"text/event-stream")
+            elif name in HOP_BY_HOP and name != b"content-length" or name == b"x-fal-request-id":
+                continue
+            headers.append((name, value))
         self._begun = True
-        await self._send(start)
-        async for chunk in exchange.chunks():
-            await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
-        await self._send({"type": "http.response.body", "body": b""})
+        await self._send(
+            {"type": "http.response.start", "status": exchange.status, "headers": headers}
+        )
+        if not exchange.is_over:
+            async for chunk in exchange.chunks():
+                await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+        # Most answers are there as a whole with their head.
+        await self._send({"type": "http.response.body", "body": exchange.rest()})
 
 
 async def _slot(app: HostedApp, slots: asyncio.Semaphore) -> None:

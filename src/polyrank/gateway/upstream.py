@@ -126,6 +126,10 @@ class Exchange:
             else:
                 await self._wait()
 
+    def rest(self) -> bytes:
+        """What has arrived and was not taken yet."""
+        return self._take() if self._chunks else b""
+
     async def body(self, limit: int | None = None) -> bytes:
         """The whole body. Raises ReplicaUnreachable also beyond ``limit`` bytes."""
         parts, size = [], 0

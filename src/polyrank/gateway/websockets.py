@@ -22,7 +22,7 @@ from polyrank.gateway.answers import error_answer, start_limit
 from polyrank.gateway.gate import TOKEN
 from polyrank.gateway.hosting import HostedApp
 from polyrank.gateway.registry import Registry
-from polyrank.gateway.run import BUSY, OURS
+from polyrank.gateway.run import BUSY, DROPPED, OURS
 from polyrank.gateway.upstream import RawHeaders, forwarded
 
 T = TypeVar("T")
@@ -248,7 +248,7 @@ def _passed_on(headers: RawHeaders) -> RawHeaders:
     return [
         header
         for header in forwarded(headers)
-        if not header[0].startswith((b"sec-websocket-", *OURS))
+        if header[0] not in DROPPED and not header[0].startswith((b"sec-websocket-", OURS))
     ]
 
 

@@ -3,6 +3,7 @@
 import json
 import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -181,4 +182,17 @@ def test_a_server_lets_only_so_many_wait(start_server) -> None:
         assert "as many as this server lets wait" in refused.json()["detail"]
         for id in [*running, *waiting]:
             client.put(f"{APP}/requests/{id}/cancel")
+        time.sleep(int(refused.headers["retry-after"]))
         assert wait(client, submit(client, {"number": 1}))["error"] is None
+
+
+def test_an_app_is_not_given_its_callers_secrets(server) -> None:
+    secrets = {"authorization": "Key id:secret", "cookie": "session=1", "x-own": "mine"}
+    with httpx.Client(base_url=server.address, timeout=30, headers=secrets) as client:
+        direct = client.post("/run/local/queue-app/caller", json={}).json()
+        id = submit(client, {}, "/caller")
+        wait(client, id)
+        queued = client.get(f"{APP}/requests/{id}").json()
+    for seen in (direct, queued):
+        assert seen["x-own"] == "mine"
+        assert not {"authorization", "cookie"} & seen.keys()
