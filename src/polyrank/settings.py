@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -13,3 +14,11 @@ class EngineSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="POLYRANK_", frozen=True, extra="ignore")
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class DiffusionSettings(BaseSettings):
+    """Where ``polyrank.diffusion`` keeps what it makes (``POLYRANK_…``)."""
+
+    model_config = SettingsConfigDict(env_prefix="POLYRANK_", frozen=True, extra="ignore")
+
+    compiled: Path = Path("~/.cache/polyrank/compiled")

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import threading
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class DistributedWorker:
         self.world_size = world_size
         self.running = False
         self._device: torch.device | None = None
+        self._folder: Path | None = None
         self._context: CallContext | None = None
 
     @property
@@ -54,6 +56,13 @@ class DistributedWorker:
         if self._device is None:
             raise RuntimeError("the device is known once the worker runs in a rank")
         return self._device
+
+    @property
+    def folder(self) -> Path:
+        """A private folder that all ranks of this machine share; it is gone with the runner."""
+        if self._folder is None:
+            raise RuntimeError("the folder is known once the worker runs in a rank")
+        return self._folder
 
     def setup(self, **kwargs: Any) -> Any:
         """Called once per rank before the first request; load the model here."""

@@ -1,0 +1,80 @@
+"""The parts of a pipeline that are worth a graph or a compiler, as functions of tensors only.
+
+A core is built the same way in the process that serves and in the one that compiles for it, so
+that what is compiled there fits the weights here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+
+from polyrank.diffusion.attention import TextProjection, fuse_decoder, fuse_unet
+
+
+class UNetCore(nn.Module):
+    """A UNet's forward over keys and values of the text instead of the text.
+
+    ``added`` are the tensors of ``added_cond_kwargs`` in the order of their names.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, added: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self.unet = unet
+        self.added = added
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor, keys_values: Tensor, *added: Tensor
+    ) -> Tensor:
+        """The UNet's output."""
+        named = dict(zip(self.added, added, strict=True)) or None
+        # The class's own: the instance's is the one that brought us here.
+        stock = type(self.unet).forward
+        output: Tensor = stock(
+            self.unet, sample, timestep, keys_values, added_cond_kwargs=named, return_dict=False
+        )[0]
+        return output
+
+
+class DecoderCore(nn.Module):
+    """The decoder of a VAE, computed in the VAE's precision."""
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.post_quant_conv = vae.post_quant_conv
+        self.decoder = vae.decoder
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """The picture in -1…1."""
+        if self.post_quant_conv is not None:
+            latents = self.post_quant_conv(latents)
+        picture: Tensor = self.decoder(latents)
+        return picture
+
+
+def fast_unet(unet: UNet2DConditionModel) -> TextProjection:
+    """Prepares ``unet`` in place; see ``fuse_unet``."""
+    unet.requires_grad_(False).eval()
+    unet.to(memory_format=torch.channels_last)
+    return fuse_unet(unet)
+
+
+def fast_decoder(vae: AutoencoderKL) -> DecoderCore:
+    """Prepares the decoder of ``vae`` in place."""
+    vae.requires_grad_(False).eval()
+    vae.to(memory_format=torch.channels_last)
+    fuse_decoder(vae)
+    return DecoderCore(vae)
+
+
+def build(kind: str, config: dict[str, Any], added: tuple[str, ...]) -> nn.Module:
+    """A core of the same structure as one made from a model of this configuration."""
+    if kind == "unet":
+        unet = UNet2DConditionModel.from_config(config)
+        fast_unet(unet)
+        return UNetCore(unet, added)
+    vae = AutoencoderKL.from_config(config)
+    return fast_decoder(vae)
