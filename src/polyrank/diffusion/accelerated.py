@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from polyrank.diffusion.artifacts import ArtifactCache, Recipe
+from polyrank.diffusion.artifacts import CODE, WEIGHTS, ArtifactCache, Recipe
+from polyrank.diffusion.cores import lend_weights
 from polyrank.diffusion.graphs import GraphedFunction, Signature, TensorFunction, signature
 
 log = logging.getLogger("polyrank.diffusion")
@@ -33,22 +36,26 @@ class Compiler:
 
     def request(self, recipe: Recipe, on_ready: Callable[[Path], None]) -> None:
         """Calls ``on_ready`` with the recipe's artifact, from a thread, once it is there."""
-        path = self._cache.path(recipe)
-        if path.exists():
-            on_ready(path)
-            return
         thread = threading.Thread(
-            target=self._make, args=(recipe, on_ready), name="polyrank-compile", daemon=True
+            target=self._provide, args=(recipe, on_ready), name="polyrank-compile", daemon=True
         )
         self._threads.append(thread)
         thread.start()
 
-    def _make(self, recipe: Recipe, on_ready: Callable[[Path], None]) -> None:
+    def _provide(self, recipe: Recipe, on_ready: Callable[[Path], None]) -> None:
+        path = self._cache.path(recipe)
+        try:
+            if path.exists() or self._make(recipe):
+                on_ready(path)
+        except Exception:
+            log.warning("the compiled %s cannot be used", recipe.kind, exc_info=True)
+
+    def _make(self, recipe: Recipe) -> bool:
         begun = time.monotonic()
         command = [sys.executable, "-m", "polyrank.diffusion.compile", str(self._cache.folder)]
         with self._lock:
             if self._closed:
-                return
+                return False
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -58,20 +65,20 @@ class Compiler:
             )
             self._processes.append(process)
         assert process.stdin is not None and process.stderr is not None
-        process.stdin.write(recipe.to_json() + "\n")
-        process.stdin.flush()  # and left open: the process ends when it closes
-        stderr = process.stderr.read()
-        process.wait()
-        if process.returncode == 0:
-            log.info("compiled the %s in %.0f s", recipe.kind, time.monotonic() - begun)
-            on_ready(self._cache.path(recipe))
-        elif not self._closed:
-            tail = "\n".join(stderr.splitlines()[-30:])
+        with process.stdin, process.stderr:  # the process ends when its stdin closes
+            process.stdin.write(recipe.to_json() + "\n")
+            process.stdin.flush()
+            last_words = deque(process.stderr, maxlen=30)
+            process.wait()
+        if process.returncode != 0 and not self._closed:
             log.warning(
                 "the %s could not be compiled and stays as it is; the compiler said:\n%s",
                 recipe.kind,
-                tail,
+                "".join(last_words),
             )
+        elif process.returncode == 0:
+            log.info("compiled the %s in %.0f s", recipe.kind, time.monotonic() - begun)
+        return process.returncode == 0
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Waits for everything that was asked for; false if the time was not enough."""
@@ -94,9 +101,9 @@ class Plan:
     """How a core is run for one signature of inputs."""
 
     run: TensorFunction
-    compiled: Path | None = None
-    swapped: bool = False
-    recipe: Recipe | None = field(default=None, repr=False)
+    is_compiled: bool = False
+    # Set from the compiler's thread.
+    compiled: TensorFunction | None = None
 
 
 class AcceleratedCore:
@@ -124,77 +131,68 @@ class AcceleratedCore:
         self._graphs = graphs
         self._compiler = compiler
         self._plans: dict[Signature, Plan] = {}
-        self._eager: TensorFunction = GraphedFunction(core) if graphs else core
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The precision of the core's weights."""
-        return next(self._core.parameters()).dtype
+        self._weight = next(core.parameters())
+        self._weight_at = self._weight.data_ptr()
+        self._eager = self._recorded(core)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The core's output."""
         if inputs[0].device.type != "cuda":
             output: Tensor = self._core(*inputs)
             return output
-        plan = self._plans.get(signature(inputs))
+        self._forget_moved()
+        key = signature(inputs)
+        plan = self._plans.get(key)
         if plan is None:
-            plan = self._plans[signature(inputs)] = self._plan(inputs)
-            self._refresh(plan)
+            plan = self._plans[key] = self._plan(inputs)
         return plan.run(*inputs)
 
     def refresh(self) -> None:
         """Takes compiled code into use where it has become ready."""
         for plan in self._plans.values():
-            self._refresh(plan)
+            if plan.compiled is not None:
+                plan.run, plan.compiled = self._recorded(plan.compiled), None
+                plan.is_compiled = True
 
     def state(self) -> dict[str, str]:
         """For every shape of the first input: how it runs."""
         base = "graph" if self._graphs else "eager"
         return {
-            "x".join(map(str, key[0][0])): f"compiled {base}" if plan.swapped else base
+            "x".join(map(str, key[0][0])): f"compiled, {base}" if plan.is_compiled else base
             for key, plan in self._plans.items()
         }
+
+    def _recorded(self, function: TensorFunction) -> TensorFunction:
+        return GraphedFunction(function) if self._graphs else function
+
+    def _forget_moved(self) -> None:
+        """Graphs read weights where they were; ``pipeline.to`` and the like move them."""
+        if self._weight.data_ptr() != self._weight_at:
+            self._weight_at = self._weight.data_ptr()
+            self._plans.clear()
+            self._eager = self._recorded(self._core)
 
     def _plan(self, inputs: tuple[Tensor, ...]) -> Plan:
         plan = Plan(self._eager)
         if self._compiler is not None:
-            plan.recipe = Recipe.of(self.kind, self._config, self._added, self.dtype, inputs)
+            dtype = self._weight.dtype
+            recipe = Recipe.of(self.kind, self._config, self._added, dtype, inputs)
 
-            def on_ready(path: Path) -> None:
-                plan.compiled = path
+            def on_ready(artifact: Path) -> None:
+                plan.compiled = load_compiled(artifact, self._core)
 
-            self._compiler.request(plan.recipe, on_ready)
+            self._compiler.request(recipe, on_ready)
         return plan
 
-    def _refresh(self, plan: Plan) -> None:
-        if plan.compiled is None or plan.swapped:
-            return
-        plan.swapped = True
-        try:
-            compiled = load_compiled(plan.compiled, self._core)
-        except Exception:
-            log.warning("the compiled %s cannot be used", self.kind, exc_info=True)
-            plan.compiled = None
-            return
-        plan.run = GraphedFunction(compiled) if self._graphs else compiled
 
-
-def load_compiled(path: Path, core: nn.Module) -> TensorFunction:
-    """The artifact at ``path`` as a function that uses the weights of ``core``, where they are."""
-    device = next(core.parameters()).device
-    # Without locks of its own, which a graph cannot record.
-    model = torch._inductor.aoti_load_package(
-        str(path),
-        run_single_threaded=True,
-        device_index=device.index if device.type == "cuda" else -1,
-    )
-    weights = core.state_dict(keep_vars=True)
-    needed = {name: weights[name].data for name in model.get_constant_fqns()}
-    model.load_constants(needed, check_full_update=True, user_managed=True)
+def load_compiled(artifact: Path, core: nn.Module) -> TensorFunction:
+    """The artifact as a function that uses the weights of ``core``."""
+    names = json.loads((artifact / WEIGHTS).read_text())
+    weights = lend_weights(core, names)
+    code = torch._inductor.CompiledArtifact.load(path=str(artifact / CODE), format="binary")
 
     def run(*inputs: Tensor) -> Tensor:
-        output = model(*inputs)
-        result: Tensor = output[0] if isinstance(output, list | tuple) else output
-        return result
+        output: Tensor = code(*weights, *inputs)[0]
+        return output
 
     return run

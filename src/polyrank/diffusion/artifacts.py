@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,11 @@ from typing import Any
 import diffusers
 import torch
 from torch import Tensor
+
+
+# The files of an artifact.
+CODE = "code"
+WEIGHTS = "weights.json"
 
 
 @dataclass(frozen=True)
@@ -62,20 +68,19 @@ class Recipe:
 
     @property
     def key(self) -> str:
-        """Names the recipe's artifact; which of several equal GPUs it is does not matter."""
-        content = {**asdict(self), "device": self.device.partition(":")[0]}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+        """Names the recipe's artifact."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:32]
 
 
 class ArtifactCache:
-    """A folder of artifacts."""
+    """A folder of artifacts, each a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def path(self, recipe: Recipe) -> Path:
         """Where the recipe's artifact is, or would be."""
-        return self.folder / f"{recipe.kind}-{recipe.key}.pt2"
+        return self.folder / f"{recipe.kind}-{recipe.key}"
 
     @contextlib.contextmanager
     def making(self, recipe: Recipe) -> Iterator[Path | None]:
@@ -91,12 +96,10 @@ class ArtifactCache:
             if path.exists():
                 yield None
                 return
-            unfinished = path.with_suffix(f".{os.getpid()}.pt2")
-            try:
-                yield unfinished
-                os.replace(unfinished, path)
-            finally:
-                unfinished.unlink(missing_ok=True)
+            unfinished = path.with_suffix(".unfinished")
+            shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+            yield unfinished
+            os.replace(unfinished, path)
 
 
 def versions(device: torch.device) -> dict[str, str]:

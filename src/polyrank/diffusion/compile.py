@@ -1,7 +1,7 @@
 """Compiles one core in a process of its own: ``python -m polyrank.diffusion.compile FOLDER``.
 
 Reads a recipe from stdin, builds the core it describes with weights that do not matter, and writes
-machine code without weights into the artifact cache. Ends at once when its stdin closes after the
+code that is called with the weights into the artifact cache. Ends at once when its stdin closes after the
 recipe: the process that asked has gone. Nobody imports this module.
 """
 
@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch.export.graph_signature import InputKind
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from polyrank.diffusion.artifacts import ArtifactCache, Recipe
-from polyrank.diffusion.cores import build
+from polyrank.diffusion.artifacts import CODE, WEIGHTS, ArtifactCache, Recipe
+from polyrank.diffusion.cores import build, lend_weights
 
 # The first that can take a shape is taken.
 BACKENDS = [
@@ -28,31 +29,33 @@ BACKENDS = [
     SDPBackend.EFFICIENT_ATTENTION,
     SDPBackend.MATH,
 ]
-OPTIONS = {
-    # Weights stay where they are; the loading process lends its own.
-    "aot_inductor.package_constants_in_so": False,
-    "coordinate_descent_tuning": True,
-}
+OPTIONS = {"coordinate_descent_tuning": True}
 
 
-def compile_artifact(recipe: Recipe, path: Path) -> None:
-    """Writes the artifact of ``recipe`` to ``path``."""
+def compile_artifact(recipe: Recipe, folder: Path) -> None:
+    """Writes the artifact of ``recipe``: the code, and the names of the weights it is called with."""
     device = torch.device(recipe.device)
-    dtype = getattr(torch, recipe.dtype)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    with torch.no_grad():
-        with device, _default_dtype(dtype):
+    with torch.no_grad(), sdpa_kernel(BACKENDS, set_priority=True):
+        with device, _default_dtype(getattr(torch, recipe.dtype)):
             core = build(recipe.kind, recipe.config, tuple(recipe.added)).eval()
         inputs = tuple(
             torch.zeros(shape, dtype=getattr(torch, name), device=device)
             for shape, name in recipe.inputs
         )
-        with sdpa_kernel(BACKENDS, set_priority=True):
-            exported = torch.export.export(core, inputs, strict=False)
-            torch._inductor.aoti_compile_and_package(
-                exported, package_path=str(path), inductor_configs=OPTIONS
-            )
+        exported = torch.export.export(core, inputs, strict=False)
+        specs = exported.graph_signature.input_specs
+        names = [spec.target for spec in specs if spec.kind is not InputKind.USER_INPUT]
+        artifact = torch._inductor.standalone_compile(
+            exported.graph_module,
+            [*lend_weights(core, names), *inputs],
+            dynamic_shapes="from_example_inputs",
+            options={"config_patches": OPTIONS},
+        )
+    folder.mkdir()
+    artifact.save(path=str(folder / CODE), format="binary")
+    (folder / WEIGHTS).write_text(json.dumps(names))
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ that what is compiled there fits the weights here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -64,10 +65,24 @@ def fast_unet(unet: UNet2DConditionModel) -> TextProjection:
 
 def fast_decoder(vae: AutoencoderKL) -> DecoderCore:
     """Prepares the decoder of ``vae`` in place."""
+    # Its layout stays: PyTorch's own group norm is slow on pictures laid out by channels last.
     vae.requires_grad_(False).eval()
-    vae.to(memory_format=torch.channels_last)
     fuse_decoder(vae)
     return DecoderCore(vae)
+
+
+def lend_weights(core: nn.Module, names: Sequence[str]) -> list[Tensor]:
+    """The weights of these names, in the memory layout that compiled code expects.
+
+    Those of convolutions are copied unless they have it already; all others are the core's own.
+    """
+    weights = {**dict(core.named_parameters(remove_duplicate=False)), **dict(core.named_buffers())}
+    return [
+        weights[name].data.contiguous(memory_format=torch.channels_last)
+        if weights[name].ndim == 4
+        else weights[name].data
+        for name in names
+    ]
 
 
 def build(kind: str, config: dict[str, Any], added: tuple[str, ...]) -> nn.Module:

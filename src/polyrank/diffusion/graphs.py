@@ -72,8 +72,7 @@ class Graph:
         self._inputs = [tensor.clone() for tensor in inputs]
         stream = torch.cuda.Stream(priority=priority)
         stream.wait_stream(torch.cuda.current_stream())
-        # The fastest convolutions are found while warming up, and the graph keeps them.
-        with torch.cuda.stream(stream), torch.backends.cudnn.flags(benchmark=True):
+        with torch.cuda.stream(stream):
             for _ in range(WARM_UPS):
                 function(*self._inputs)
             self._graph = torch.cuda.CUDAGraph()
