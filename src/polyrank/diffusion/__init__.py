@@ -1,6 +1,6 @@
 """What makes a diffusers pipeline fast, and shows its pictures while they are made."""
 
-from polyrank.diffusion.optimize import Optimized, optimize
+from polyrank.diffusion.optimize import Optimized, optimize, parallelize
 from polyrank.diffusion.previewer import Previewer
 
-__all__ = ["Optimized", "Previewer", "optimize"]
+__all__ = ["Optimized", "Previewer", "optimize", "parallelize"]

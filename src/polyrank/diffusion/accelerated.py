@@ -1,4 +1,4 @@
-"""A core that is fast: recorded as CUDA graphs at once, and from compiled code when that is ready."""
+"""A core that is fast: CUDA graphs of it at once, and of compiled code when that is ready."""
 
 from __future__ import annotations
 
@@ -17,9 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polyrank.diffusion.artifacts import CODE, WEIGHTS, ArtifactCache, Recipe
+from polyrank.diffusion.artifacts import CODE, TUNING, WEIGHTS, ArtifactCache, Recipe
 from polyrank.diffusion.cores import lend_weights
-from polyrank.diffusion.graphs import GraphedFunction, Signature, TensorFunction, signature
+from polyrank.diffusion.graphs import (
+    URGENT,
+    GraphedFunction,
+    Signature,
+    TensorFunction,
+    signature,
+)
+from polyrank.settings import DiffusionSettings
 
 log = logging.getLogger("polyrank.diffusion")
 
@@ -87,6 +94,12 @@ class Compiler:
             thread.join(None if until is None else max(0.0, until - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
+    @classmethod
+    def in_folder(cls, folder: str | Path | None) -> Compiler:
+        """A compiler whose artifacts are kept in ``folder``, by default where the settings say."""
+        chosen = DiffusionSettings().compiled if folder is None else Path(folder)
+        return cls(ArtifactCache(chosen.expanduser()))
+
     def close(self) -> None:
         """Ends what still compiles."""
         with self._lock:
@@ -123,8 +136,10 @@ class AcceleratedCore:
         added: tuple[str, ...] = (),
         graphs: bool = True,
         compiler: Compiler | None = None,
+        priority: int = URGENT,
     ) -> None:
         self.kind = kind
+        self._priority = priority
         self._core = core
         self._config = config
         self._added = added
@@ -163,7 +178,7 @@ class AcceleratedCore:
         }
 
     def _recorded(self, function: TensorFunction) -> TensorFunction:
-        return GraphedFunction(function) if self._graphs else function
+        return GraphedFunction(function, self._priority) if self._graphs else function
 
     def _forget_moved(self) -> None:
         """Graphs read weights where they were; ``pipeline.to`` and the like move them."""
@@ -189,6 +204,8 @@ def load_compiled(artifact: Path, core: nn.Module) -> TensorFunction:
     """The artifact as a function that uses the weights of ``core``."""
     names = json.loads((artifact / WEIGHTS).read_text())
     weights = lend_weights(core, names)
+    if (artifact / TUNING).exists():
+        torch.compiler.load_cache_artifacts((artifact / TUNING).read_bytes())
     code = torch._inductor.CompiledArtifact.load(path=str(artifact / CODE), format="binary")
 
     def run(*inputs: Tensor) -> Tensor:

@@ -22,9 +22,9 @@ import diffusers
 import torch
 from torch import Tensor
 
-
 # The files of an artifact.
 CODE = "code"
+TUNING = "tuning"
 WEIGHTS = "weights.json"
 
 

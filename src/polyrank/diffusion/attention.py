@@ -4,7 +4,7 @@ and values are computed once per prompt, and rows without a text skip the attent
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -112,30 +112,38 @@ def fuse_unet(unet: UNet2DConditionModel) -> TextProjection:
     """Gives every attention of ``unet`` its processor.
 
     From then on the UNet expects as ``encoder_hidden_states`` what the projection returned here
-    makes of the text's. Raises UnsupportedPipeline for attention of another kind.
+    makes of the text's.
     """
+    layers = [layer for _, layer in _attentions(unet)]
+    for layer in layers:
+        if not layer.is_cross_attention:
+            _fuse_self(layer, SelfAttention())
+    return TextProjection([layer for layer in layers if layer.is_cross_attention])
+
+
+def check_unet(unet: UNet2DConditionModel) -> None:
+    """Raises UnsupportedPipeline unless ``fuse_unet`` knows every attention of ``unet``."""
     if unet.config.encoder_hid_dim_type is not None or unet.config.only_cross_attention:
         raise UnsupportedPipeline(
             "optimize() knows UNets whose attention reads a text, without image prompts "
             f"(encoder_hid_dim_type={unet.config.encoder_hid_dim_type!r})"
         )
-    over_text = []
     for name, layer in _attentions(unet):
         _check(name, layer)
-        if layer.is_cross_attention:
-            over_text.append(layer)
-        else:
-            _fuse_self(layer, SelfAttention())
-    if not over_text:
-        raise UnsupportedPipeline("optimize() needs a UNet that attends to a text; this one has no")
-    return TextProjection(over_text)
+    if not any(layer.is_cross_attention for _, layer in _attentions(unet)):
+        raise UnsupportedPipeline("optimize() needs a UNet that attends to a text")
 
 
 def fuse_decoder(vae: AutoencoderKL) -> None:
     """Gives the attention of the VAE's decoder, if it has one, its processor."""
+    for _, layer in _attentions(vae.decoder):
+        _fuse_self(layer, PictureAttention())
+
+
+def check_decoder(vae: AutoencoderKL) -> None:
+    """Raises UnsupportedPipeline unless ``fuse_decoder`` knows the attention of ``vae``."""
     for name, layer in _attentions(vae.decoder):
         _check(f"vae.decoder.{name}", layer, is_picture=True)
-        _fuse_self(layer, PictureAttention())
 
 
 def stack(linears: Sequence[nn.Linear]) -> nn.Linear:
@@ -156,7 +164,7 @@ def stack(linears: Sequence[nn.Linear]) -> nn.Linear:
     return stacked
 
 
-def _attentions(module: nn.Module) -> Iterable[tuple[str, Attention]]:
+def _attentions(module: nn.Module) -> list[tuple[str, Attention]]:
     return [(name, part) for name, part in module.named_modules() if isinstance(part, Attention)]
 
 

@@ -1,4 +1,4 @@
-"""The colours of latents without a decoder: a matrix that is fitted to the VAE when it is loaded."""
+"""The colours of latents without a decoder: a matrix that is fitted to the VAE."""
 
 from __future__ import annotations
 

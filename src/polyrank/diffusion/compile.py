@@ -1,8 +1,8 @@
 """Compiles one core in a process of its own: ``python -m polyrank.diffusion.compile FOLDER``.
 
 Reads a recipe from stdin, builds the core it describes with weights that do not matter, and writes
-code that is called with the weights into the artifact cache. Ends at once when its stdin closes after the
-recipe: the process that asked has gone. Nobody imports this module.
+code that is called with the weights into the artifact cache. Ends at once when its stdin closes
+after the recipe: the process that asked has gone. Nobody imports this module.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch.export.graph_signature import InputKind
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from polyrank.diffusion.artifacts import CODE, WEIGHTS, ArtifactCache, Recipe
+from polyrank.diffusion.artifacts import CODE, TUNING, WEIGHTS, ArtifactCache, Recipe
 from polyrank.diffusion.cores import build, lend_weights
 
 # The first that can take a shape is taken.
@@ -29,11 +29,10 @@ BACKENDS = [
     SDPBackend.EFFICIENT_ATTENTION,
     SDPBackend.MATH,
 ]
-OPTIONS = {"coordinate_descent_tuning": True}
 
 
 def compile_artifact(recipe: Recipe, folder: Path) -> None:
-    """Writes the artifact of ``recipe``: the code, and the names of the weights it is called with."""
+    """Writes the artifact of ``recipe``: code, and the names of the weights it is called with."""
     device = torch.device(recipe.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -47,14 +46,16 @@ def compile_artifact(recipe: Recipe, folder: Path) -> None:
         exported = torch.export.export(core, inputs, strict=False)
         specs = exported.graph_signature.input_specs
         names = [spec.target for spec in specs if spec.kind is not InputKind.USER_INPUT]
+        arguments = [*lend_weights(core, names), *inputs]
         artifact = torch._inductor.standalone_compile(
-            exported.graph_module,
-            [*lend_weights(core, names), *inputs],
-            dynamic_shapes="from_example_inputs",
-            options={"config_patches": OPTIONS},
+            exported.graph_module, arguments, dynamic_shapes="from_example_inputs"
         )
+        # Kernels are tuned in their first run: here, and not in the process that serves.
+        artifact(*arguments)
     folder.mkdir()
     artifact.save(path=str(folder / CODE), format="binary")
+    if (tuning := torch.compiler.save_cache_artifacts()) is not None:
+        (folder / TUNING).write_bytes(tuning[0])
     (folder / WEIGHTS).write_text(json.dumps(names))
 
 

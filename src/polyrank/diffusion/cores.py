@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from torch import Tensor, nn
 
 from polyrank.diffusion.attention import TextProjection, fuse_decoder, fuse_unet
+from polyrank.diffusion.pictures import to_bytes
 
 
 class UNetCore(nn.Module):
@@ -40,6 +41,22 @@ class UNetCore(nn.Module):
         return output
 
 
+class PreviewCore(nn.Module):
+    """A small decoder, from latents to bytes."""
+
+    def __init__(self, vae: AutoencoderTiny) -> None:
+        super().__init__()
+        self.decoder = vae.decoder
+        self.scale = vae.config.scaling_factor
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """[n, height, width, 3] of uint8."""
+        dtype = next(self.decoder.parameters()).dtype
+        # As AutoencoderTiny.decode does; its decoder answers in -1…1.
+        picture = self.decoder((latents / self.scale).to(dtype))
+        return to_bytes((picture / 2 + 0.5).clamp(0, 1))
+
+
 class DecoderCore(nn.Module):
     """The decoder of a VAE, computed in the VAE's precision."""
 
@@ -61,6 +78,13 @@ def fast_unet(unet: UNet2DConditionModel) -> TextProjection:
     unet.requires_grad_(False).eval()
     unet.to(memory_format=torch.channels_last)
     return fuse_unet(unet)
+
+
+def fast_preview(vae: AutoencoderTiny) -> PreviewCore:
+    """Prepares a small decoder in place."""
+    vae.requires_grad_(False).eval()
+    vae.to(memory_format=torch.channels_last)
+    return PreviewCore(vae)
 
 
 def fast_decoder(vae: AutoencoderKL) -> DecoderCore:
@@ -91,5 +115,6 @@ def build(kind: str, config: dict[str, Any], added: tuple[str, ...]) -> nn.Modul
         unet = UNet2DConditionModel.from_config(config)
         fast_unet(unet)
         return UNetCore(unet, added)
-    vae = AutoencoderKL.from_config(config)
-    return fast_decoder(vae)
+    if kind == "preview":
+        return fast_preview(AutoencoderTiny.from_config(config))
+    return fast_decoder(AutoencoderKL.from_config(config))

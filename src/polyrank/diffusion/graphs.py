@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
+import torch.utils._pytree as pytree
 from torch import Tensor
 
-TensorFunction: TypeAlias = Callable[..., Tensor]
+# Of tensors; its value is a tensor, or a structure of tensors.
+TensorFunction: TypeAlias = Callable[..., Any]
 Signature: TypeAlias = tuple[tuple[torch.Size, torch.dtype], ...]
 
 # Lower is more urgent. Previews run at 0, so that they fill what the model leaves idle.
@@ -48,7 +50,7 @@ class GraphedFunction:
         self._graphs: OrderedDict[Signature, Graph] = OrderedDict()
         self._pool: Any = None
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
+    def __call__(self, *inputs: Tensor) -> Any:
         """The function's value, in memory of its own."""
         key = signature(inputs)
         graph = self._graphs.get(key)
@@ -79,13 +81,13 @@ class Graph:
             with torch.cuda.graph(
                 self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"
             ):
-                self._output = function(*self._inputs)
+                self._outputs, self._structure = pytree.tree_flatten(function(*self._inputs))
         torch.cuda.current_stream().wait_stream(stream)
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
+    def __call__(self, *inputs: Tensor) -> Any:
         """Replays the call; an input that has not changed since the last one is not copied."""
         for own, last, tensor in zip(self._inputs, self._last, inputs, strict=True):
             if not last.is_now(tensor):
                 own.copy_(tensor, non_blocking=True)
         self._graph.replay()
-        return self._output.clone()
+        return pytree.tree_unflatten([each.clone() for each in self._outputs], self._structure)

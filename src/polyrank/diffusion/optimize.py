@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor
 
 from polyrank.diffusion.accelerated import AcceleratedCore, Compiler
-from polyrank.diffusion.artifacts import ArtifactCache
+from polyrank.diffusion.attention import check_decoder, check_unet
 from polyrank.diffusion.cores import UNetCore, fast_decoder, fast_unet
-from polyrank.diffusion.graphs import Last
+from polyrank.diffusion.graphs import GraphedFunction, Last
+from polyrank.diffusion.parallel import RowSplit
 from polyrank.diffusion.pictures import to_pictures
 from polyrank.errors import UnsupportedPipeline
-from polyrank.settings import DiffusionSettings
+
+log = logging.getLogger("polyrank.diffusion")
 
 # Steps that the host may be ahead of the GPU: enough to keep it busy, and few enough that a
 # cancelled request ends soon and progress is told when it is made.
@@ -61,16 +65,20 @@ def optimize(
             f"optimize() knows pipelines with a UNet2DConditionModel; {type(pipeline).__name__} "
             f"has {type(unet).__name__}"
         )
+    check_unet(unet)
+    if isinstance(vae, AutoencoderKL):
+        check_decoder(vae)
     on_gpu = unet.device.type == "cuda"
-    compiler = None
-    if compile and on_gpu:
-        folder = Path(cache) if cache is not None else DiffusionSettings().compiled
-        compiler = Compiler(ArtifactCache(folder.expanduser()))
+    compiler = Compiler.in_folder(cache) if compile and on_gpu else None
     fast = [FastUNet(unet, graphs=graphs and on_gpu, compiler=compiler).accelerated]
     if isinstance(vae, AutoencoderKL):
         if decode_in_bfloat16 and vae.dtype == torch.float16 and vae.config.force_upcast:
             vae.to(torch.bfloat16)
         fast.append(FastDecoder(vae, graphs=graphs and on_gpu, compiler=compiler).accelerated)
+    if graphs and on_gpu:
+        for name in ("text_encoder", "text_encoder_2"):
+            if (encoder := getattr(pipeline, name, None)) is not None:
+                FastTextEncoder(encoder)
     _encode_on_device(pipeline)
     return Optimized(fast, compiler)
 
@@ -117,7 +125,13 @@ class FastUNet:
             compiler=compiler,
         )
         self._ahead: deque[torch.cuda.Event] = deque()
+        self._split: RowSplit | None = None
         unet.forward = self
+
+    def share(self, split: RowSplit | None) -> None:
+        """From the next call on, other ranks compute rows of the batch; None: no more."""
+        self._split = split
+        self._last_text = Last()
 
     def __call__(
         self,
@@ -133,8 +147,11 @@ class FastUNet:
         others = {name: value for name, value in others.items() if value is not None}
         if "attention_mask" in others or "encoder_attention_mask" in others:
             raise UnsupportedPipeline("an optimized UNet takes no attention masks")
+        split = self._split
+        if others or (split is not None and not split.fits(sample)):
+            split = None
         if not self._last_text.is_now(encoder_hidden_states):
-            self._begin(encoder_hidden_states)
+            self._begin(encoder_hidden_states, split)
         added = added_cond_kwargs or {}
         if others or set(added) != set(self._added) or not isinstance(timestep, Tensor):
             # ControlNets and the like: the same work, called as it stands.
@@ -149,13 +166,22 @@ class FastUNet:
             )[0]
         else:
             self._hold_back(sample.device)
-            named = (added[name] for name in self._added)
-            output = self.accelerated(sample, timestep, self._keys_values, *named)
+            named = [added[name] for name in self._added]
+            if split is None:
+                output = self.accelerated(sample, timestep, self._keys_values, *named)
+            else:
+                mine = split.mine
+                rows = self.accelerated(
+                    mine(sample), timestep, self._keys_values, *(mine(each) for each in named)
+                )
+                output = split.gather(rows)
         return UNet2DConditionOutput(sample=output) if return_dict else (output,)
 
-    def _begin(self, text: Tensor) -> None:
+    def _begin(self, text: Tensor, split: RowSplit | None) -> None:
         """Another text: another picture begins."""
         self.accelerated.refresh()
+        if split is not None:
+            text = split.mine(text)
         empty = (text == 0).flatten(1).all(1)
         # Asked once per picture: this is the only wait for the GPU before its last step.
         textless = int(empty.int().cumprod(0).sum())
@@ -169,6 +195,30 @@ class FastUNet:
         event = torch.cuda.Event(blocking=True)
         event.record()
         self._ahead.append(event)
+
+
+class FastTextEncoder:
+    """Stands in for a text encoder's ``forward``: many small kernels, replayed as one graph."""
+
+    def __init__(self, encoder: Any) -> None:
+        self._stock = encoder.forward
+        self._recorded = GraphedFunction(lambda ids: self._stock(ids, output_hidden_states=True))
+        self._records = True
+        encoder.forward = self
+
+    def __call__(self, input_ids: Tensor, *rest: Any, **named: Any) -> Any:
+        """The encoder's output, with all of its hidden states."""
+        plain = not rest and all(
+            value is None for name, value in named.items() if name != "output_hidden_states"
+        )
+        if self._records and plain and input_ids.device.type == "cuda":
+            try:
+                return self._recorded(input_ids)
+            except RuntimeError:
+                # Encoders of other libraries may wait for the GPU, which cannot be recorded.
+                log.warning("a text encoder cannot be recorded and runs as it is", exc_info=True)
+                self._records = False
+        return self._stock(input_ids, *rest, **named)
 
 
 class FastDecoder:
@@ -190,6 +240,21 @@ class FastDecoder:
         self.accelerated.refresh()
         picture = self.accelerated(z.to(vae.dtype))
         return SimpleNamespace(sample=picture) if return_dict else (picture,)
+
+
+def parallelize(pipeline: Any, group: dist.ProcessGroup | None = None) -> None:
+    """Lets two ranks make each picture of an optimized pipeline together.
+
+    Each computes one branch of classifier-free guidance; both have the picture. Every rank of
+    ``group`` (by default all) calls the pipeline at the same time, with the same arguments and
+    seed. Where guidance is off, each computes all.
+
+    Raises UnsupportedPipeline if the pipeline is not optimized, or the group has not two ranks.
+    """
+    fast = getattr(getattr(pipeline, "unet", None), "forward", None)
+    if not isinstance(fast, FastUNet):
+        raise UnsupportedPipeline("parallelize() needs a pipeline that optimize() was called on")
+    fast.share(RowSplit(group))
 
 
 def _encode_on_device(pipeline: Any) -> None:

@@ -7,6 +7,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -15,10 +16,11 @@ from diffusers import AutoencoderTiny
 from PIL import Image
 from torch import Tensor
 
+from polyrank.diffusion.accelerated import AcceleratedCore, Compiler
 from polyrank.diffusion.colours import Colours
-from polyrank.diffusion.estimates import Estimate, clean_estimate
-from polyrank.diffusion.graphs import GraphedFunction, TensorFunction
-from polyrank.diffusion.pictures import to_bytes, to_host
+from polyrank.diffusion.cores import fast_preview
+from polyrank.diffusion.estimates import clean_estimate
+from polyrank.diffusion.pictures import to_host
 from polyrank.diffusion.tiles import TileExchange
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ StepCallback: TypeAlias = Callable[[Any, int, Any, dict[str, Any]], None]
 
 log = logging.getLogger("polyrank.diffusion")
 
-# Previews that the GPU may have before it; past that they are left out.
+# Previews that may be on their way; past that new ones are left out.
 MAX_BEHIND = 3
 IDLE = 0
 
@@ -49,6 +51,8 @@ class Previewer:
             one, previews show colours at an eighth of the size, which costs next to nothing.
         worker: the DistributedWorker whose ranks all make a Previewer at the same place.
         size: the longest side of a preview, at most; pictures are shrunk by whole numbers.
+        compile: as for ``optimize``, for the decoder.
+        cache: as for ``optimize``.
 
     Example::
 
@@ -65,6 +69,8 @@ class Previewer:
         *,
         worker: DistributedWorker | None = None,
         size: int = 512,
+        compile: bool = True,
+        cache: str | Path | None = None,
     ) -> None:
         clean_estimate(pipeline.scheduler)
         self._pipeline = pipeline
@@ -77,13 +83,24 @@ class Previewer:
         self._exchange: TileExchange | None = None
         if worker is not None and worker.world_size > 1:
             self._exchange = TileExchange(worker.rank, worker.world_size, worker.folder)
-        render = Colours(pipeline.vae) if decoder is None else _decoding(decoder)
         self._stream: torch.cuda.Stream | None = None
-        self._render: TensorFunction = render
         if self._device.type == "cuda":
             self._stream = torch.cuda.Stream(priority=IDLE)
-            self._render = GraphedFunction(render, priority=IDLE)
-        self._thread = _Thread(room=1 if self._stream is None else MAX_BEHIND)
+        self._compiler: Compiler | None = None
+        self._render: AcceleratedCore | Colours
+        if decoder is None:
+            self._render = Colours(pipeline.vae)
+        else:
+            if compile and self._stream is not None:
+                self._compiler = Compiler.in_folder(cache)
+            self._render = AcceleratedCore(
+                "preview",
+                fast_preview(decoder),
+                dict(decoder.config),
+                compiler=self._compiler,
+                priority=IDLE,
+            )
+        self._thread = _Thread(room=MAX_BEHIND)
 
     @contextlib.contextmanager
     def watch(
@@ -101,6 +118,8 @@ class Previewer:
             return
         if emit is None and self._worker is not None:
             emit = self._worker.add_streaming_result
+        if isinstance(self._render, AcceleratedCore):
+            self._render.refresh()
         self._calls += 1
         watching = _Watching(self, self._calls, steps, every, emit)
         if self._exchange is not None:
@@ -118,13 +137,18 @@ class Previewer:
         latents = torch.zeros(1, channels, height // self._scale, width // self._scale)
         self._start(lambda: latents.to(self._device, self._pipeline.unet.dtype), [])()
 
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Waits until what is being compiled is ready; false if the time was not enough."""
+        return self._compiler is None or self._compiler.wait(timeout_s)
+
     def close(self) -> None:
-        """Ends the threads."""
+        """Ends the threads, and what still compiles."""
+        if self._compiler is not None:
+            self._compiler.close()
         self._thread.close()
         if self._exchange is not None:
             self._exchange.close()
 
-    @torch.no_grad()
     def _start(self, clean: Callable[[], Tensor], read: list[Tensor]) -> Callable[[], Image.Image]:
         """Begins a preview; what this returns waits for its picture, in another thread.
 
@@ -147,12 +171,14 @@ class Previewer:
 
         return wait
 
-    @torch.no_grad()
     def _decode(self, latents: Tensor) -> Tensor:
         """The first picture of ``latents``, no longer than ``size``, as bytes."""
         longest = max(latents.shape[-2:]) * self._enlarges
         shrink = -(-longest // self._size)
-        return self._render(F.avg_pool2d(latents[:1], shrink) if shrink > 1 else latents[:1])
+        with torch.no_grad():
+            first = F.avg_pool2d(latents[:1], shrink) if shrink > 1 else latents[:1]
+            pixels: Tensor = self._render(first)
+            return pixels
 
 
 class _Watching:
@@ -202,9 +228,7 @@ class _Watching:
         """Hands a picture out, unless the call is over."""
         with self._lock:
             if self._open and self._emit is not None:
-                self._emit(
-                    {"step": step, "progress": step / self._steps, "preview_image": picture}
-                )
+                self._emit({"step": step, "progress": step / self._steps, "preview_image": picture})
 
     def close(self) -> None:
         """Nothing is handed out any more once this returns."""
@@ -253,18 +277,6 @@ class _Thread:
                 log.warning("a preview failed", exc_info=True)
             del job
             self._jobs.popleft()  # it took room until now
-
-
-def _decoding(decoder: AutoencoderTiny) -> TensorFunction:
-    """Latents to bytes through a small decoder."""
-    decoder.requires_grad_(False).eval().to(memory_format=torch.channels_last)
-
-    def decode(latents: Tensor) -> Tensor:
-        scaled = (latents / decoder.config.scaling_factor).to(decoder.dtype)
-        picture = decoder.decode(scaled, return_dict=False)[0]
-        return to_bytes((picture / 2 + 0.5).clamp(0, 1))
-
-    return decode
 
 
 def _to_picture(pixels: Tensor) -> Image.Image:

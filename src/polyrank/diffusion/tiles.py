@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
+import torch
 import torch.distributed as dist
 import zmq
 from PIL import Image
@@ -78,7 +79,7 @@ class TileExchange:
     def __init__(self, rank: int, world_size: int, folder: Path) -> None:
         name = [f"p{secrets.token_hex(4)}"]
         # The only collective; it runs on the CPU and before the first call.
-        dist.broadcast_object_list(name, src=0, device="cpu")  # type: ignore[arg-type]
+        dist.broadcast_object_list(name, src=0, device=torch.device("cpu"))
         address = f"ipc://{folder}/{name[0]}"
         self._rank = rank
         self._board = Board(world_size)
