@@ -14,6 +14,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from torch import Tensor, nn
 
 from polyrank.diffusion.attention import TextProjection, fuse_decoder, fuse_unet
+from polyrank.diffusion.norms import spread_norms
 from polyrank.diffusion.pictures import to_bytes
 
 
@@ -110,11 +111,13 @@ def lend_weights(core: nn.Module, names: Sequence[str]) -> list[Tensor]:
 
 
 def build(kind: str, config: dict[str, Any], added: tuple[str, ...]) -> nn.Module:
-    """A core of the same structure as one made from a model of this configuration."""
+    """The core to compile for a model of this configuration; its weights have the same names."""
     if kind == "unet":
         unet = UNet2DConditionModel.from_config(config)
         fast_unet(unet)
         return UNetCore(unet, added)
     if kind == "preview":
         return fast_preview(AutoencoderTiny.from_config(config))
-    return fast_decoder(AutoencoderKL.from_config(config))
+    core = fast_decoder(AutoencoderKL.from_config(config))
+    spread_norms(core)
+    return core

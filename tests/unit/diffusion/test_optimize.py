@@ -11,6 +11,7 @@ from torch import nn
 from polyrank.diffusion import optimize, parallelize
 from polyrank.diffusion.attention import PictureAttention, stack
 from polyrank.diffusion.cores import UNetCore, fast_decoder, fast_unet
+from polyrank.diffusion.norms import spread_group_norm
 from polyrank.errors import UnsupportedPipeline
 
 ADDED = ("text_embeds", "time_ids")
@@ -117,6 +118,17 @@ def test_a_decoder_with_attention_gives_the_same_pictures(monkeypatch: Any) -> N
         core = fast_decoder(vae)
         assert isinstance(vae.decoder.mid_block.attentions[0].processor, PictureAttention)
         assert torch.allclose(core(latents), expected, atol=1e-5)
+
+
+def test_a_group_norm_that_is_spread_out_is_the_same_norm() -> None:
+    generator = torch.Generator().manual_seed(0)
+    norm = nn.GroupNorm(8, 32)
+    nn.init.normal_(norm.weight, generator=generator)
+    nn.init.normal_(norm.bias, generator=generator)
+    batch = torch.randn(2, 32, 48, 20, generator=generator) * 3 + 5
+    assert torch.allclose(spread_group_norm(norm, batch), norm(batch), atol=1e-5)
+    laid_out = batch.contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(spread_group_norm(norm, laid_out), norm(batch), atol=1e-5)
 
 
 def test_what_it_does_not_know_is_refused_before_anything_changes(
