@@ -13,9 +13,10 @@ TORCH_FROM := --extra-index-url $(TORCH_INDEX)
 endif
 
 GPUS ?= 2
+SIZE ?= 1024
 TORCHVISION := .tools/torchvision
 
-.PHONY: demo test lint types layers unit bench-runner bench-runner-gpu bench-peers clean
+.PHONY: demo test lint types layers unit bench-runner bench-runner-gpu bench-gpu bench-peers clean
 demo: $(VENV)/.installed
 	$(VENV)/bin/polyrank demo
 
@@ -42,6 +43,10 @@ bench-runner: $(VENV)/.installed
 bench-runner-gpu: $(VENV)/.installed
 	$(PY) -m benchmarks.runner --device cuda --ranks $(GPUS)
 	$(PY) -m benchmarks.sdxl --ranks $(GPUS)
+
+# polyrank.diffusion against the plain pipeline (GPUS=1, or 2 for both on one picture; SIZE=1024).
+bench-gpu: $(VENV)/.installed
+	$(PY) -m benchmarks.diffusion --ranks $(GPUS) --size $(SIZE)
 
 # polyrank beside other servers, each in an environment of its own below build/peers.
 bench-peers: $(VENV)/.installed

@@ -42,6 +42,7 @@ class Painter(DistributedWorker):
                 callback_on_step_end=self.cancellable(watch),
                 **options,
             ).images[0]
-        everyone: list[Any] = [None, None]
-        torch.distributed.all_gather_object(everyone, picture)
+            # Within the block: rank 0 does not stop watching before rank 1 is done.
+            everyone: list[Any] = [None, None]
+            torch.distributed.all_gather_object(everyone, picture)
         return everyone

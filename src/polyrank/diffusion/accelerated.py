@@ -30,6 +30,9 @@ from polyrank.settings import DiffusionSettings
 
 log = logging.getLogger("polyrank.diffusion")
 
+# Moves of its weights after which a core is not recorded any more.
+MAX_MOVES = 3
+
 
 class Compiler:
     """Has cores compiled in processes of their own, and loads what they make."""
@@ -148,6 +151,7 @@ class AcceleratedCore:
         self._plans: dict[Signature, Plan] = {}
         self._weight = next(core.parameters())
         self._weight_at = self._weight.data_ptr()
+        self._moves = 0
         self._eager = self._recorded(core)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
@@ -182,10 +186,15 @@ class AcceleratedCore:
 
     def _forget_moved(self) -> None:
         """Graphs read weights where they were; ``pipeline.to`` and the like move them."""
-        if self._weight.data_ptr() != self._weight_at:
-            self._weight_at = self._weight.data_ptr()
-            self._plans.clear()
-            self._eager = self._recorded(self._core)
+        if self._weight.data_ptr() == self._weight_at:
+            return
+        self._weight_at = self._weight.data_ptr()
+        self._moves += 1
+        self._plans.clear()
+        if self._moves == MAX_MOVES:
+            log.warning("the %s is moved again and again, so it runs as it is", self.kind)
+            self._graphs, self._compiler = False, None
+        self._eager = self._recorded(self._core)
 
     def _plan(self, inputs: tuple[Tensor, ...]) -> Plan:
         plan = Plan(self._eager)

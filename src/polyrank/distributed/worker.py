@@ -87,8 +87,9 @@ class DistributedWorker:
         Encoding happens in a thread of the rank. Only rank 0's results are streamed, and only
         when the caller streams; elsewhere the call costs nothing. ``image_format`` ("jpeg", "png",
         "webp") and ``quality`` say how pictures are written for callers who read text events;
-        others get the very pixels. ``as_text_event`` is accepted and decides nothing: the caller
-        of ``stream`` says in which form it wants the events.
+        others get the very pixels. Any thread may call it until the request's call ends.
+        ``as_text_event`` is accepted and decides nothing: the caller of ``stream`` says in which
+        form it wants the events.
         """
         if self._context is not None:
             self._context.add_event(result, image_format, quality)

@@ -1,5 +1,6 @@
 """An optimized pipeline paints what the plain one paints."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from polyrank.diffusion.cores import UNetCore, fast_decoder, fast_unet
 from polyrank.diffusion.norms import spread_group_norm
 from polyrank.errors import UnsupportedPipeline
 
+MODEL = Path(__file__).resolve().parents[3] / "models" / "shapes"
 ADDED = ("text_embeds", "time_ids")
 
 
@@ -162,3 +164,16 @@ def test_a_pipeline_without_a_unet_is_refused() -> None:
 def test_only_an_optimized_pipeline_is_parallelized(plain: Any) -> None:
     with pytest.raises(UnsupportedPipeline, match=r"optimize\(\) was called on"):
         parallelize(plain)
+
+
+def test_the_worker_of_the_manual_paints(monkeypatch: Any) -> None:
+    page = (MODEL.parents[1] / "docs" / "diffusion.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    names: dict[str, Any] = {"__name__": "manual"}
+    exec(compile(code, "diffusion.md", "exec"), names)
+    monkeypatch.chdir(MODEL.parents[1])
+    worker = names["Painter"]()
+    worker._device = torch.device("cpu")
+    worker.setup()
+    assert worker(prompt="a red circle", steps=2)["image"].size == (256, 256)
+    worker.previewer.close()
