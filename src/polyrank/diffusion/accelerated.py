@@ -211,6 +211,8 @@ class AcceleratedCore:
 
 def load_compiled(artifact: Path, core: nn.Module) -> TensorFunction:
     """The artifact as a function that uses the weights of ``core``."""
+    import torch._inductor  # takes a second, and is needed on GPUs only
+
     names = json.loads((artifact / WEIGHTS).read_text())
     weights = lend_weights(core, names)
     if (artifact / TUNING).exists():

@@ -89,7 +89,7 @@ class ArtifactCache:
         Processes that want the same one wait for the first. What is written becomes visible whole,
         when the block ends without an error.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self.path(recipe)
         with open(path.with_suffix(".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

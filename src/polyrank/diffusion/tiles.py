@@ -7,6 +7,7 @@ next, the grid is handed out. Nobody waits for a rank, and nothing runs on the G
 
 from __future__ import annotations
 
+import contextlib
 import math
 import secrets
 import threading
@@ -19,6 +20,9 @@ import torch
 import torch.distributed as dist
 import zmq
 from PIL import Image
+
+# Pictures of one rank that may wait at either end of its socket.
+UNDER_WAY = 4
 
 # Gets a step and the grid of that step.
 Show: TypeAlias = Callable[[int, Image.Image], None]
@@ -88,8 +92,10 @@ class TileExchange:
         self._context = zmq.Context()
         self._push = self._context.socket(zmq.PUSH)
         self._push.setsockopt(zmq.LINGER, 0)
+        self._push.setsockopt(zmq.SNDHWM, UNDER_WAY)
         if rank == 0:
             pull = self._context.socket(zmq.PULL)
+            pull.setsockopt(zmq.RCVHWM, UNDER_WAY)
             pull.bind(address)
             threading.Thread(
                 target=self._collect, args=(pull,), name="polyrank-tiles", daemon=True
@@ -108,9 +114,11 @@ class TileExchange:
             self._show = None
 
     def send(self, call: int, step: int, picture: Image.Image) -> None:
-        """Sends this rank's picture to rank 0; called from one thread only."""
+        """Sends this rank's picture to rank 0, unless it is far behind. For one thread only."""
         tile = Tile(call, self._rank, step, *picture.size)
-        self._push.send_multipart([msgspec.msgpack.encode(tile), picture.tobytes()])
+        with contextlib.suppress(zmq.Again):
+            message = [msgspec.msgpack.encode(tile), picture.tobytes()]
+            self._push.send_multipart(message, zmq.NOBLOCK)
 
     def _collect(self, pull: zmq.Socket[bytes]) -> None:
         while True:
