@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from polyrank.diffusion.artifacts import CODE, TUNING, WEIGHTS, ArtifactCache, Recipe
