@@ -15,8 +15,10 @@ endif
 GPUS ?= 2
 SIZE ?= 1024
 TORCHVISION := .tools/torchvision
+JS_CLIENT := tests/e2e/server/js/node_modules/.package-lock.json
+CHROMIUM := .tools/chromium
 
-.PHONY: demo test lint types layers unit bench-runner bench-runner-gpu bench-gpu bench-peers clean
+.PHONY: demo test lint types layers unit bench-runner bench-runner-gpu bench-gpu bench-peers bench-server clean
 demo: $(VENV)/.installed
 	$(VENV)/bin/polyrank demo
 
@@ -32,7 +34,7 @@ types: $(VENV)/.installed
 layers: $(VENV)/.installed
 	$(VENV)/bin/lint-imports --no-cache
 
-unit: $(VENV)/.installed $(TORCHVISION)
+unit: $(VENV)/.installed $(TORCHVISION) $(JS_CLIENT) $(CHROMIUM)
 	$(PY) -m pytest
 
 # What the engine itself costs, on this machine.
@@ -52,6 +54,10 @@ bench-gpu: $(VENV)/.installed
 bench-peers: $(VENV)/.installed
 	$(PY) -m benchmarks.peers
 
+# Requests, events and the queue, beside the peers. Needs wrk (apt install wrk).
+bench-server: $(VENV)/.installed
+	$(PY) -m benchmarks.server
+
 # A machine without python3-venv still has pip, which can bring virtualenv.
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); $(PYTHON) -m pip install -q --target .tools virtualenv \
@@ -67,5 +73,15 @@ $(VENV)/.installed: pyproject.toml $(VENV)/bin/pip
 $(TORCHVISION): $(VENV)/bin/pip
 	$(PY) -m pip install -q --no-deps --retries 1 $(TORCH_FROM) --target $@ '$(TORCHVISION_PIN)'
 
+# The JavaScript client that the tests drive. node and npm are packages of the environment, so that
+# the tests run the same ones everywhere.
+$(JS_CLIENT): tests/e2e/server/js/package-lock.json $(VENV)/.installed
+	$(VENV)/bin/npm ci --prefix $(<D) --ignore-scripts --no-audit --no-fund --loglevel error
+	touch $@
+
+# The browser of the web pages' tests; they say so and are skipped where none can be had.
+$(CHROMIUM): $(VENV)/.installed
+	$(PY) tests/programs/chromium.py $@
+
 clean:
-	rm -rf $(VENV) .tools demo
+	rm -rf $(VENV) .tools demo $(dir $(JS_CLIENT))

@@ -83,7 +83,9 @@ class Painter(DistributedWorker):
             return {}
         # Encoded here, in the rank: the app's process only passes it on.
         seeds = [seed + rank for rank in range(self.world_size)]
-        return {"image": Image.from_pil(grid), "seeds": seeds}
+        result = {"image": Image.from_pil(grid), "seeds": seeds}
+        # As the last event of a stream it says how far the painting is, like those before it.
+        return result | {"step": steps, "progress": 1.0} if streaming else result
 
     def gather_grid(self, picture: torch.Tensor) -> PILImage.Image | None:
         """All ranks' pictures ([3, height, width] in 0…1) side by side, on rank 0."""

@@ -55,6 +55,7 @@ PEERS = (
         "polyrank",
         "polyrank",
         "polyrank run with_polyrank.py --port {port} --device cpu",
+        path="/run/local/sampler-app",
     ),
     Peer("LitServe", "litserve", "python with_litserve.py", ("litserve==0.2.19",)),
     Peer(
@@ -136,6 +137,11 @@ class Server:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         await asyncio.to_thread(psutil.wait_procs, left, END_LIMIT_S)
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"http://127.0.0.1:{self._port}{self._peer.path}"
 
     def caller(self) -> Caller:
         """Somebody who calls it."""

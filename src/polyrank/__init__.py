@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from polyrank.app import App, HealthCheck, RequestContext, RetryConfig, endpoint
+    from polyrank.app import App, HealthCheck, RequestContext, RetryConfig, endpoint, realtime
     from polyrank.app.container import ContainerImage
     from polyrank.app.wrap import wrap_app
     from polyrank.errors import AppException, FieldException, PolyrankError
@@ -24,6 +24,7 @@ _PUBLIC = {
     "RequestContext": "polyrank.app",
     "RetryConfig": "polyrank.app",
     "endpoint": "polyrank.app",
+    "realtime": "polyrank.app",
     "wrap_app": "polyrank.app.wrap",
 }
 
@@ -37,6 +38,7 @@ __all__ = [
     "RequestContext",
     "RetryConfig",
     "endpoint",
+    "realtime",
     "wrap_app",
 ]
 

@@ -1,10 +1,10 @@
-"""Lets ``import fal`` in a user's file resolve to polyrank, in this process, when asked.
+"""Lets ``import fal`` and ``import fal_client`` in a user's file resolve to polyrank, when asked.
 
 ``install()`` puts a finder in front of the import system that answers for ``fal`` and its
 submodules. Each is a facade: a module of that name whose attributes are those of the polyrank
 module it stands for, so a class imported through either name is the same class. Nothing is written
 anywhere, and an installed ``fal`` distribution is left alone: it is only not seen while the finder
-is in place.
+is in place. An installed ``fal_client`` is used, and told which server to call.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
+
+from polyrank.settings import ClientSettings
 
 ALIASES = {
     "fal": "polyrank",
@@ -36,12 +38,31 @@ ALIASES = {
     "fal.toolkit.file.types": "polyrank.toolkit.store",
     "fal.toolkit.image": "polyrank.toolkit.image",
     "fal.toolkit.image.image": "polyrank.toolkit.image",
+    "fal.toolkit.kv": "polyrank.toolkit.kv",
     "fal.toolkit.pydantic": "polyrank.toolkit.basemodel",
     "fal.toolkit.types": "polyrank.toolkit.types",
     "fal.toolkit.utils": "polyrank.toolkit",
     "fal.toolkit.utils.endpoint": "polyrank.app.disconnect",
     "fal.toolkit.video": "polyrank.toolkit.video",
     "fal.toolkit.video.video": "polyrank.toolkit.video",
+    "fal_client": "polyrank.client",
+    "fal_client.client": "polyrank.client",
+}
+
+# What has another name in polyrank.
+RENAMED = {
+    "FalClientError": "ClientError",
+    "FalClientHTTPError": "ClientHTTPError",
+    "FalClientTimeoutError": "ClientTimeoutError",
+}
+
+# The constants of ``fal_client.client`` that say where things are, below a server's address.
+PLACES = {
+    "RUN_URL_FORMAT": "/run/",
+    "QUEUE_URL_FORMAT": "/queue/",
+    "REALTIME_URL_FORMAT": "/run/",
+    "REST_URL": "",
+    "CDN_URL": "",
 }
 
 # What is too small for a module of its own.
@@ -57,8 +78,7 @@ _COMPILED = "kept compilations are not there yet"
 REFUSED = {
     "fal.api": _HOSTS,
     "fal.app.AppClient": "call the app in a test with polyrank.app.testing.serve",
-    "fal.app.realtime": "see fal.realtime",
-    "fal.apps": "a client of deployed apps is not there yet: call the app over HTTP",
+    "fal.apps": "polyrank.client calls apps: submit, subscribe, stream",
     "fal.auth": _ACCOUNT,
     "fal.cloud": _HOSTS,
     "fal.config": _ACCOUNT,
@@ -70,8 +90,6 @@ REFUSED = {
     "fal.local": _HOSTS,
     "fal.LocalHost": _HOSTS,
     "fal.logging": "use the logging of the standard library; lines get the request's id",
-    "fal.realtime": "realtime endpoints are not there yet: "
-    "endpoint(path, is_websocket=True) serves a plain websocket",
     "fal.sdk.FalServerlessClient": _HOSTS,
     "fal.serverless": _HOSTS,
     "fal.sync": "there is no remote /data to copy to: files are those of this machine",
@@ -87,9 +105,6 @@ REFUSED = {
     "fal.toolkit.get_gpu_type": _COMPILED,
     "fal.toolkit.image.nsfw_filter": "there is no safety checker here",
     "fal.toolkit.image.safety_checker": "there is no safety checker here",
-    "fal.toolkit.kv": "the key-value store is not there yet",
-    "fal.toolkit.KVStore": "the key-value store is not there yet",
-    "fal.toolkit.KVStoreException": "the key-value store is not there yet",
     "fal.toolkit.load_inductor_cache": _COMPILED,
     "fal.toolkit.sync_inductor_cache": _COMPILED,
     "fal.toolkit.synchronized_inductor_cache": _COMPILED,
@@ -110,7 +125,8 @@ class NotHere(ImportError):
 
 
 def install() -> None:
-    """From now on ``import fal`` gives polyrank in this process."""
+    """From now on ``import fal`` gives polyrank in this process, and ``import fal_client`` a client
+    of our server: polyrank's own where none is installed."""
     if not installed():
         _forget()
         sys.meta_path.insert(0, _FINDER)
@@ -129,8 +145,10 @@ def installed() -> bool:
 
 
 def _forget() -> None:
-    for name in [name for name in sys.modules if name == "fal" or name.startswith("fal.")]:
-        del sys.modules[name]
+    for name, module in list(sys.modules.items()):
+        root = name.partition(".")[0]
+        if root == "fal" or (root == "fal_client" and isinstance(module, Facade)):
+            del sys.modules[name]
 
 
 class Facade(ModuleType):
@@ -148,7 +166,7 @@ class Facade(ModuleType):
             return ADDED[full]
         if full in ALIASES:
             return importlib.import_module(full)
-        return getattr(self.__target, name)
+        return getattr(self.__target, RENAMED.get(name, name))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # As modules are sent: a class that goes to the ranks by value may refer to ``fal``.
@@ -167,6 +185,10 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         path: Sequence[str] | None,
         target: ModuleType | None = None,
     ) -> importlib.machinery.ModuleSpec | None:
+        if fullname.startswith("fal_client") and (real := _installed(fullname, path, target)):
+            if fullname == "fal_client.client" and real.loader is not None:
+                real.loader = _Pointing(real.loader)
+            return real
         if fullname in ALIASES:
             return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
         if fullname in REFUSED:
@@ -185,6 +207,37 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         """Nothing to run: a facade is whole when it is made."""
+
+
+class _Pointing(importlib.abc.Loader):
+    """Loads an installed ``fal_client.client`` and tells it which server to call, if one is set."""
+
+    def __init__(self, loader: importlib.abc.Loader) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        self._loader.exec_module(module)
+        settings = ClientSettings()
+        if "server" not in settings.model_fields_set:
+            return
+        for name, place in PLACES.items():
+            url = settings.server.rstrip("/") + place
+            if name == "REALTIME_URL_FORMAT":
+                url = "ws" + url.removeprefix("http")
+            setattr(module, name, url)
+
+
+def _installed(
+    name: str, path: Sequence[str] | None, target: ModuleType | None
+) -> importlib.machinery.ModuleSpec | None:
+    """Where the module would come from without us."""
+    for finder in sys.meta_path:
+        if finder is not _FINDER and (spec := finder.find_spec(name, path, target)) is not None:
+            return spec
+    return None
 
 
 _FINDER = _Finder()

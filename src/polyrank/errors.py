@@ -3,6 +3,7 @@
 PolyrankError                      500 internal_error
 ├── InvalidInput                   422 bad_request        what the caller sent cannot be used
 │   ├── ValueNotSendable           422 bad_request        a value that cannot reach a rank
+│   ├── UploadTooLarge             413 upload_too_large   a file above the limit
 │   └── FieldException             chosen by the app's author
 ├── AppError                       500 app_error          the app file or its options are wrong
 │   └── UnsupportedPipeline        500 app_error          a pipeline that a technique does not fit
@@ -12,6 +13,7 @@ PolyrankError                      500 internal_error
 ├── QueueFull                      429 queue_full          as many wait as may wait
 ├── IdempotencyConflict            422 idempotency_conflict    one key, two different requests
 ├── StoreUnavailable               503 store_unavailable   the database cannot be used
+├── FilesUnavailable               503 files_unavailable   the file store cannot be used
 ├── ReplicaUnreachable             503 runner_connection_error    no answer from an app
 └── RunnerError                    500 runner_error
     ├── WorkerError                500 runner_server_error    an exception in a rank
@@ -68,6 +70,13 @@ class InvalidInput(PolyrankError):
 
 class ValueNotSendable(InvalidInput, TypeError):
     """A value of a type that cannot cross a process border; the message names its path."""
+
+
+class UploadTooLarge(InvalidInput):
+    """A file of more bytes than the server keeps. Details: ``max_bytes``."""
+
+    status = 413
+    code = "upload_too_large"
 
 
 class FieldException(InvalidInput):
@@ -137,6 +146,13 @@ class StoreUnavailable(PolyrankError):
 
     status = 503
     code = "store_unavailable"
+
+
+class FilesUnavailable(PolyrankError):
+    """The folder or bucket of the file store cannot be reached, is full, or failed."""
+
+    status = 503
+    code = "files_unavailable"
 
 
 class ReplicaUnreachable(PolyrankError):

@@ -18,10 +18,19 @@ class RequestIdFilter(logging.Filter):
         return True
 
 
+class AnsweredFilter(logging.Filter):
+    """Drops uvicorn's complaint about websockets that were answered instead of opened."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record says something."""
+        return record.msg != "ASGI callable returned without completing handshake."
+
+
 def configure(*, verbose: bool) -> None:
     """Sends polyrank's records to stderr; ``verbose`` shows phases and per-request lines too."""
     handler = logging.StreamHandler()
     handler.addFilter(RequestIdFilter())
+    handler.addFilter(AnsweredFilter())
     pattern = "%(asctime)s %(levelname)-7s [%(request_id).8s] %(message)s"
     handler.setFormatter(logging.Formatter(pattern, "%H:%M:%S"))
     root = logging.getLogger()

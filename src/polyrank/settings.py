@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import ipaddress
+import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from polyrank.profiles import Profiles
 
 
 class EngineSettings(BaseSettings):
@@ -22,3 +33,165 @@ class DiffusionSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="POLYRANK_", frozen=True, extra="ignore")
 
     compiled: Path = Path("~/.cache/polyrank/compiled")
+
+
+def _data_dir() -> Path:
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "polyrank"
+
+
+def _config_path() -> Path:
+    folder = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return folder / "polyrank" / "config.toml"
+
+
+# In the environment a list is written with commas.
+CommaSeparated = Annotated[tuple[str, ...], NoDecode]
+
+
+class ServerSettings(BaseSettings):
+    """Where a server keeps what must last, and whom it lets in (``POLYRANK_…``)."""
+
+    model_config = SettingsConfigDict(env_prefix="POLYRANK_", frozen=True, extra="ignore")
+
+    data_dir: Path = Field(default_factory=_data_dir)
+    database_url: str | None = None
+    # How many requests may wait for one app.
+    max_queued: int = Field(default=100_000, gt=0)
+    auth: Literal["loopback", "always"] = "loopback"
+    allowed_origins: CommaSeparated = ()
+    webhook_networks: CommaSeparated = ()
+
+    @property
+    def database(self) -> str:
+        """The address of the server's database: a file in the data folder unless set."""
+        return self.database_url or f"sqlite:///{self._file}"
+
+    @property
+    def has_database(self) -> bool:
+        """Whether a server, or a command that makes keys for one, has been here before."""
+        return self.database_url is not None or self._file.exists()
+
+    @property
+    def _file(self) -> Path:
+        return self.data_dir / "polyrank.db"
+
+    @field_validator("allowed_origins", "webhook_networks", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("webhook_networks")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for network in value:
+            ipaddress.ip_network(network)
+        return value
+
+
+class WebSocketSettings(BaseSettings):
+    """How websockets are served, by the server and by apps (``POLYRANK_WEBSOCKET_…``)."""
+
+    model_config = SettingsConfigDict(env_prefix="POLYRANK_WEBSOCKET_", frozen=True, extra="ignore")
+
+    max_bytes: int = Field(default=128 * 2**20, ge=1)
+
+
+class ClientSettings(BaseSettings):
+    """Which server to call, and with which key: by the environment, else by the profile in use.
+
+    ``POLYRANK_PROFILE`` names a profile, else it is the one that ``polyrank profile use`` chose.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="POLYRANK_", frozen=True, extra="ignore", populate_by_name=True
+    )
+
+    server: str = "http://127.0.0.1:8080"
+    key: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("POLYRANK_KEY", "FAL_KEY")
+    )
+    profile: str | None = None
+    config_path: Path = Field(default_factory=_config_path)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments first, then the environment, then the profile."""
+        return init_settings, env_settings, _ProfileSource(settings_cls)
+
+
+class _ProfileSource(PydanticBaseSettingsSource):
+    """What the profile in use says. Which one that is stands in the sources before this one."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Of no use here: the profile is read as a whole."""
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """The values that the profile sets."""
+        known = self.current_state
+        profiles = Profiles(Path(known.get("config_path") or _config_path()))
+        profile = profiles.get(known.get("profile") or profiles.current)
+        # A key is told to the server that it is for, and to no other.
+        is_its_server = known.get("server", profile.server) == profile.server
+        values = {"server": profile.server, "key": profile.key if is_its_server else None}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+class FileSettings(BaseSettings):
+    """Where a server keeps files, and how large they may be (``POLYRANK_FILES_…``)."""
+
+    model_config = SettingsConfigDict(env_prefix="POLYRANK_FILES_", frozen=True, extra="ignore")
+
+    # A folder, or s3://…, gs://…, az://…; None is a folder in the data folder.
+    url: str | None = None
+    max_bytes: int = Field(default=5 * 2**30, gt=0)
+
+
+class StorageSettings(BaseSettings):
+    """What an app's files and values go to, and which URLs it may open (``POLYRANK_…``).
+
+    A server sets address and token for the replicas that it starts.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="POLYRANK_", frozen=True, extra="ignore")
+
+    storage_address: str | None = None
+    storage_token: SecretStr = SecretStr("")
+    storage_ca: Path | None = None
+    data_dir: Path = Field(default_factory=_data_dir)
+    # Beside public addresses: names of hosts ("files.lan", "*.lan") and networks ("10.0.0.0/8").
+    allowed_hosts: CommaSeparated = ()
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @property
+    def allowed_networks(self) -> tuple[str, ...]:
+        """Those of ``allowed_hosts`` that are addresses or networks."""
+        return tuple(each for each in self.allowed_hosts if _is_network(each))
+
+    @property
+    def allowed_names(self) -> tuple[str, ...]:
+        """Those of ``allowed_hosts`` that are names."""
+        return tuple(each for each in self.allowed_hosts if not _is_network(each))
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True

@@ -117,6 +117,8 @@ def test_what_was_accepted_survives_a_kill(url: str) -> None:
 def test_a_database_that_cannot_be_used_is_a_clear_error(tmp_path) -> None:
     with pytest.raises(StoreUnavailable, match="neither SQLite nor Postgres"):
         Database("mysql://localhost/polyrank")
+    with pytest.raises(StoreUnavailable, match="not a URL"):
+        Database("polyrank.db")
     with pytest.raises(StoreUnavailable, match="needs a file"):
         Database("sqlite://")
     file = tmp_path / "polyrank.db"

@@ -142,12 +142,12 @@ def test_a_slip_in_pyproject_is_refused_with_a_suggestion() -> None:
 def test_a_refused_name_says_why_where_it_is_used(
     start: Callable[..., Program], tmp_path: Path
 ) -> None:
-    file = tmp_path / "realtime_app.py"
-    file.write_text("import fal\nclass A(fal.App):\n    @fal.realtime('/')\n    def r(self): ...\n")
+    file = tmp_path / "function_app.py"
+    file.write_text("import fal\nclass A(fal.App):\n    @fal.function('x')\n    def r(self): ...\n")
     program = start(str(file))
     assert program.wait() == 1
     assert re.search(
-        r"no fal.realtime: realtime endpoints are not there yet.*line 3", program.output
+        r"no fal.function: polyrank serves apps, not single functions.*line 3", program.output
     )
 
 
@@ -297,4 +297,7 @@ class called:
 
 
 def decoded(url: str) -> PILImage.Image:
-    return PILImage.open(io.BytesIO(base64.b64decode(url.split(",", 1)[1])))
+    """The picture behind a data URI, or behind a URL of the server's files."""
+    if url.startswith("data:"):
+        return PILImage.open(io.BytesIO(base64.b64decode(url.split(",", 1)[1])))
+    return PILImage.open(io.BytesIO(httpx.get(url).raise_for_status().content))

@@ -1,16 +1,20 @@
 """The app that the server's tests call."""
 
 import asyncio
+import json
+import logging
 import os
 import time
 from pathlib import Path
 from typing import Any
 
 from fastapi.responses import JSONResponse, StreamingResponse
+from PIL import Image as PILImage
 from pydantic import BaseModel
 
 import polyrank
 from polyrank.errors import FieldException
+from polyrank.toolkit import Image
 
 
 class Work(BaseModel):
@@ -22,6 +26,11 @@ class Work(BaseModel):
 
 class Number(BaseModel):
     number: int
+
+
+class Painted(BaseModel):
+    image: Image
+    small: Image
 
 
 class QueueApp(polyrank.App):
@@ -72,3 +81,52 @@ class QueueApp(polyrank.App):
         if tries < 2:
             return JSONResponse({"detail": "not yet"}, 503)
         return {"tries": tries + 1}
+
+    @polyrank.endpoint("/stumble")
+    async def stumble(self, request: Number) -> StreamingResponse:
+        """Fails after so many events."""
+
+        async def events() -> Any:
+            for step in range(request.number):
+                yield f'data: {{"step": {step}}}\n\n'
+            raise FieldException("number", "too far")
+
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+    @polyrank.endpoint("/paint")
+    async def paint(self, request: Number) -> Painted:
+        """Pictures: one as a file, one inside the answer."""
+        picture = PILImage.new("RGB", (request.number, 8), "red")
+        return Painted(
+            image=Image.from_pil(picture, file_name="red.png"),
+            small=Image.from_pil(picture, repository="in_memory"),
+        )
+
+    @polyrank.endpoint("/caller")
+    async def caller(self, request: Work) -> dict[str, Any]:
+        """The headers of the call."""
+        assert self.current_request is not None
+        return dict(self.current_request.headers)
+
+    @polyrank.endpoint("/previews")
+    async def previews(self, request: Number) -> StreamingResponse:
+        """A preview on the way, and a picture at the end."""
+        picture = PILImage.new("RGB", (request.number, request.number), "red")
+        uri = Image.from_pil(picture, repository="in_memory").url
+
+        async def events() -> Any:
+            logging.getLogger("painter").warning("painting at step 1")
+            preview = {"step": 1, "progress": 0.5, "preview_image": {"url": uri}}
+            for event in (preview, {"image": {"url": uri}, "seed": 7}):
+                yield f"data: {json.dumps(event)}\n\n"
+
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+    @polyrank.endpoint("/chatty")
+    async def chatty(self, request: Work) -> dict[str, Any]:
+        """Says something all the time."""
+        begun = time.monotonic()
+        while time.monotonic() - begun < request.seconds:
+            logging.getLogger("chatty").warning("still at work")
+            await asyncio.sleep(0.02)
+        return {}

@@ -29,7 +29,9 @@ class Sampler(DistributedWorker):
 
 
 class SamplerApp(App):
-    """Its app."""
+    """Its app; its runner is a queue, and takes as many requests as there are."""
+
+    max_multiplexing = 64
 
     async def setup(self) -> None:
         """Starts the rank."""

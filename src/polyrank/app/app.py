@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from polyrank.app import context
@@ -31,6 +32,9 @@ class App:
 
     options: ClassVar[AppOptions] = AppOptions()
     endpoints: ClassVar[dict[str, Endpoint]] = {}
+
+    # Who is told by ``report_loading``.
+    on_loading: Callable[[float, str], None] | None = None
 
     # What code may read of an app that sets nothing; the table in ``options`` checks what is set.
     requirements: list[str] | list[list[str]] = []
@@ -84,6 +88,14 @@ class App:
 
     def setup(self) -> Any:
         """Called once before the first request; may be a coroutine."""
+
+    def report_loading(self, fraction: float, what: str = "") -> None:
+        """Tells, out of ``setup``, how far it is: those who wait are told "loading 40 %".
+
+        ``fraction`` is between 0 and 1, ``what`` a word or two such as "reading weights".
+        """
+        if self.on_loading is not None:
+            self.on_loading(min(1.0, max(0.0, fraction)), what)
 
     def teardown(self) -> Any:
         """Called once after the last request; may be a coroutine."""

@@ -43,15 +43,20 @@ def endpoint(
     Plain methods run in a thread, coroutines in the event loop. The one argument's pydantic model
     is the request's JSON body, the return annotation the answer's.
     """
-    if not path.startswith("/"):
-        raise AppError(f"an endpoint's path starts with '/': {path!r}")
     if is_websocket and health_check is not None:
         raise AppError(f"a health check is a call, and {path} is a websocket")
+    return marking(Endpoint(path, is_websocket, health_check))
+
+
+def marking(endpoint: Endpoint) -> Callable[[F], F]:
+    """The decorator that makes a method that endpoint."""
+    if not endpoint.path.startswith("/"):
+        raise AppError(f"an endpoint's path starts with '/': {endpoint.path!r}")
 
     def mark(function: F) -> F:
         if hasattr(function, _ATTRIBUTE):
             raise AppError(f"{function.__qualname__} already answers {endpoint_of(function).path}")
-        setattr(function, _ATTRIBUTE, Endpoint(path, is_websocket, health_check))
+        setattr(function, _ATTRIBUTE, endpoint)
         return function
 
     return mark

@@ -1,7 +1,7 @@
 """One running process of an app: ``python -m polyrank.app.replica FILE[::Class] …``.
 
-Nobody imports this module. It loads the app, serves it, and announces itself as one JSON line on
-the descriptor it was given; it ends with the process that started it.
+Nobody imports this module. It loads the app, serves it, and reports on the descriptor it was given
+how far it is (``polyrank.reports``); it ends with the process that started it.
 """
 
 from __future__ import annotations
@@ -20,14 +20,20 @@ from typing import Any
 
 import uvicorn
 
-from polyrank import logs
+from polyrank import logs, reports
 from polyrank.app import machine, projects, requirements
 from polyrank.app.app import App
+from polyrank.app.options import AppOptions, RetryConfig
+from polyrank.app.output import Reporter, report_output
+from polyrank.app.process import KEEP_ALIVE_S, AppServer
 from polyrank.app.sample import Call, call_of
-from polyrank.app.server import KEEP_ALIVE_S, AppServer, build
+from polyrank.app.server import build
 from polyrank.distributed import devices
 from polyrank.errors import AppError, PolyrankError
-from polyrank.settings import EngineSettings
+from polyrank.serving import HttpProtocol, websocket_options
+from polyrank.settings import EngineSettings, StorageSettings
+from polyrank.toolkit import urls
+from polyrank.toolkit.remote import Storage
 
 log = logging.getLogger("polyrank.app")
 
@@ -35,28 +41,38 @@ PR_SET_PDEATHSIG = 1
 DEFAULT_GRACE_S = 5.0
 
 
-class Announcer(AppServer):
-    """The server, saying when it is ready."""
+class ReplicaServer(AppServer):
+    """The server, reporting when it is ready."""
 
-    def __init__(self, config: uvicorn.Config, app: App, announce_fd: int | None) -> None:
+    def __init__(self, config: uvicorn.Config, app: App, reporter: Reporter) -> None:
         super().__init__(config, app)
-        self._announce_fd = announce_fd
+        self._reporter = reporter
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Runs the app's setup, then announces where it is served."""
+        """Runs the app's setup, then reports where it is served."""
         await super().startup(sockets)
-        if self.started and self._announce_fd is not None:
+        if self.started:
             os.environ["FAL_RUNNER_STATE"] = "RUNNING"
             port = self.servers[0].sockets[0].getsockname()[1]
-            announcement = {
-                "app": self._app.app_name,
-                "host": self.config.host,
-                "port": port,
-                "routes": routes(self._app, self.config.app),
-            }
-            with os.fdopen(self._announce_fd, "w") as pipe:
-                pipe.write(json.dumps(announcement) + "\n")
-            self._announce_fd = None
+            listed = routes(self._app, self.config.app)
+            self._reporter.send(reports.Ready(self.config.host, port, listed))
+
+
+def limits_of(options: AppOptions) -> reports.Limits:
+    """The options that hold in front of the app."""
+    config = options.retry_config
+    wanted = config.to_dict() if isinstance(config, RetryConfig) else config or {}
+    retries: dict[str, int] = {condition: kind["retries"] for condition, kind in wanted.items()}
+    grace = options.termination_grace_period_seconds
+    return reports.Limits(
+        request_timeout_s=options.request_timeout,
+        start_timeout_s=options.request_start_timeout,
+        startup_timeout_s=options.startup_timeout,
+        multiplexing=options.max_multiplexing,
+        retries=retries | {condition: 0 for condition in options.skip_retry_conditions or ()},
+        auth=options.app_auth,
+        grace_s=DEFAULT_GRACE_S if grace is None else grace,
+    )
 
 
 def routes(app: App, api: Any) -> list[dict[str, Any]]:
@@ -82,7 +98,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--ranks", type=int)
     parser.add_argument("--verbose", action="store_true")
-    parser.add_argument("--announce-fd", type=int)
+    parser.add_argument("--report-fd", type=int)
     parser.add_argument("--parent", type=int)
     args = parser.parse_args()
     if args.parent is not None:
@@ -108,25 +124,38 @@ def _serve(args: argparse.Namespace) -> None:
     if told := machine.notice(cls.options, args.ranks, EngineSettings().device, gpus):
         log.warning("%s", told)
     os.environ["FAL_APP_NAME"] = str(cls.app_name)
+    reporter = Reporter(args.report_fd)
+    report_output(reporter)
+    limits = limits_of(cls.options)
+    reporter.send(reports.Loaded(str(cls.app_name), limits))
     try:
         app = cls()
     except Exception as error:
         raise AppError(f"{cls.__name__}() failed: {type(error).__name__}: {error}") from error
     if args.ranks is not None:
         app.num_gpus = args.ranks
-    grace = cls.options.termination_grace_period_seconds or DEFAULT_GRACE_S
+    settings = StorageSettings()
+    app.on_loading = lambda fraction, what: reporter.send(reports.Loading(fraction, what))
     config = uvicorn.Config(
-        build(app),
+        build(app, Storage.of(settings)),
         host=args.host,
         port=args.port,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=max(1, round(grace)),
+        timeout_graceful_shutdown=max(1, round(limits.grace_s)),
+        http=HttpProtocol,
         log_config=None,
         access_log=False,
+        proxy_headers=False,
+        date_header=False,
+        server_header=False,
+        **websocket_options(ping_timeout_s=None),
     )
-    server = Announcer(config, app, args.announce_fd)
+    server = ReplicaServer(config, app, reporter)
+    policy = urls.URLPolicy(
+        allowed_networks=settings.allowed_networks, allowed_hosts=settings.allowed_names
+    )
     try:
-        with contextlib.suppress(KeyboardInterrupt):
+        with contextlib.suppress(KeyboardInterrupt), urls.use_policy(policy):
             server.run()
     except SystemExit as ended:  # uvicorn's way of saying that it could not start
         raise AppError(f"{cls.app_name} could not be started") from ended

@@ -11,48 +11,50 @@ import contextlib
 import inspect
 import json
 import logging
-import os
-import signal
-import socket
-import sys
-import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, get_type_hints
 
-import uvicorn
-from fastapi import FastAPI, Request, Response, WebSocket, WebSocketDisconnect
+from fastapi import FastAPI, Request, Response, WebSocket
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.routing import WebSocketRoute
+from starlette.types import Receive, Scope, Send
 
 from polyrank import logs
-from polyrank.app import context
+from polyrank.app import context, schema
+from polyrank.app.answers import (
+    describe_error,
+    error_response,
+    on_http_exception,
+    on_validation_error,
+)
 from polyrank.app.app import App
-from polyrank.errors import AppError, FieldException, PolyrankError, RunnerStopped
+from polyrank.app.direct import DirectEndpoint, NotDirect, Watched, read, replay, send_json
+from polyrank.app.endpoint import Endpoint
+from polyrank.app.realtime import RealtimeEndpoint, Shape
+from polyrank.app.scopes import RequestScope, extra_headers
+from polyrank.app.session import RealtimeRoute
+from polyrank.errors import AppError, RunnerStopped
 from polyrank.toolkit import store
 from polyrank.toolkit.folder import ROUTE as FILES_ROUTE
 from polyrank.toolkit.folder import Folder, FolderStore
+from polyrank.toolkit.remote import RemoteStore, Storage
 
 log = logging.getLogger("polyrank.app")
 
-KEEP_ALIVE_S = 300
-# What threads get once everything else has ended.
-LAST_MOMENT_S = 1.0
-# A websocket's close codes, and how many bytes its reason may have.
-SERVER_FAULT, CALLER_FAULT, LONGEST_REASON = 1011, 1008, 123
-OUT_OF_MEMORY = "OutOfMemoryError"
-# Messages of a request body that may wait for the endpoint.
-READ_AHEAD = 4
 # What a browser may show; other kept files are for saving, so that none can run as a page of ours.
 SHOWN_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif", "audio/", "video/")
 
 
-def build(app: App) -> FastAPI:
-    """The ASGI application of ``app``; its lifespan runs ``setup`` and ``teardown``."""
+def build(app: App, storage: Storage | None = None) -> FastAPI:
+    """The ASGI application of ``app``; its lifespan runs ``setup`` and ``teardown``.
+
+    What its requests make goes to ``storage``, that of the server which started us.
+    """
 
     files = Folder()
 
@@ -67,13 +69,29 @@ def build(app: App) -> FastAPI:
         finally:
             files.close()
 
-    api = FastAPI(title=app.app_name or "app", lifespan=lifespan)
+    api = AppApi(
+        app,
+        files,
+        storage,
+        title=app.app_name or "app",
+        description=inspect.cleandoc(type(app).__doc__ or ""),
+        lifespan=lifespan,
+        generate_unique_id_function=lambda route: route.name,
+        responses={"default": schema.FAILURE},
+        openapi_url=None,
+    )
     api.router.route_class = _Route
+    sockets: list[tuple[str, Endpoint, Shape | None]] = []
     for method, endpoint in type(app).endpoints.items():
         handler = getattr(app, method)
-        if endpoint.is_websocket:
+        if isinstance(endpoint, RealtimeEndpoint):
+            route = RealtimeRoute(handler, endpoint, describe_error)
+            api.router.routes.append(WebSocketRoute(endpoint.path, route, name=method))
+            sockets.append((method, endpoint, route.shape))
+        elif endpoint.is_websocket:
             _check_websocket(handler)
             api.add_api_websocket_route(endpoint.path, handler)
+            sockets.append((method, endpoint, None))
         else:
             api.add_api_route(
                 endpoint.path, handler, methods=["POST"], name=method, response_model_by_alias=True
@@ -84,14 +102,16 @@ def build(app: App) -> FastAPI:
 
     if not any(endpoint.path == "/health" for endpoint in type(app).endpoints.values()):
         api.add_api_route("/health", health, methods=["GET"], include_in_schema=False)
+    api.add_route("/openapi.json", _schema_route(api), include_in_schema=False)
     api.add_route(FILES_ROUTE + "/{token}/{name}", _files_route(files), include_in_schema=False)
-    api.add_exception_handler(HTTPException, _on_http_exception)
-    api.add_exception_handler(RequestValidationError, _on_validation_error)
-    api.add_middleware(RequestScope, app=app, files=files)
+    api.add_api_websocket_route("/{path:path}", _no_websocket)
+    api.add_exception_handler(HTTPException, on_http_exception)
+    api.add_exception_handler(RequestValidationError, on_validation_error)
+    api.add_middleware(RequestScope, app=app)
     api.add_middleware(
         CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"]
     )
-    _order_schema(api)
+    _complete_schema(api, app, sockets)
     return api
 
 
@@ -108,203 +128,104 @@ def _check_websocket(handler: Callable[..., Any]) -> None:
         )
 
 
-def serve(app: App, *, host: str, port: int, grace_s: float = 5.0) -> None:
-    """Serves the app until a signal ends it: SIGTERM or Ctrl-C in order, twice Ctrl-C at once."""
-    config = uvicorn.Config(
-        build(app),
-        host=host,
-        port=port,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=max(1, round(grace_s)),
-        log_config=None,
-        access_log=False,
-    )
-    server = AppServer(config, app)
-    try:
-        server.run()
-    finally:
-        server.spare_the_process()
+async def _no_websocket(websocket: WebSocket) -> None:
+    raise HTTPException(404, f"there is no websocket at {websocket.url.path}")
 
 
-class AppServer(uvicorn.Server):
-    """uvicorn, telling the app at once that it is asked to end, and ending in time.
+class AppApi(FastAPI):
+    """The ASGI application of an app: FastAPI, with a direct way to its plain endpoints.
 
-    Requests get the grace period, ``teardown`` as much again. What then still runs can only be a
-    thread, which nothing can stop: the process ends without it.
+    Gives every request its context: id, headers, and where its files go.
     """
 
-    def __init__(self, config: uvicorn.Config, app: App) -> None:
-        super().__init__(config)
-        self._app = app
-        self._grace_s = float(config.timeout_graceful_shutdown or 0)
-        self._deadlines: list[threading.Timer] = []
-
-    def handle_exit(self, sig: int, frame: Any) -> None:
-        """A signal has arrived; only the first one is told to the app."""
-        if self.should_exit:
-            self._end_within(LAST_MOMENT_S, sig)
-            return super().handle_exit(sig, frame)
-        if running := len(self.server_state.tasks):
-            log.info(
-                "ending when %d running request(s) are done; Ctrl-C again ends them at once",
-                running,
-            )
-        self._end_within(2 * self._grace_s if self.started else self._grace_s, sig)
-        try:
-            self._app.handle_exit()
-        except Exception:
-            log.exception("handle_exit failed")
-        super().handle_exit(sig, frame)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Ends requests and tears the app down; threads get a last moment."""
-        await super().shutdown(sockets)
-        self._end_within(LAST_MOMENT_S, signal.SIGTERM)
-
-    def spare_the_process(self) -> None:
-        """For a process that goes on when it no longer serves: no deadline holds any more."""
-        for deadline in self._deadlines:
-            deadline.cancel()
-
-    def _end_within(self, seconds: float, sig: int) -> None:
-        def end() -> None:
-            log.warning("ending with work that did not end in time")
-            logging.shutdown()
-            sys.stdout.flush()
-            os._exit(128 + sig)
-
-        deadline = threading.Timer(seconds, end)
-        deadline.daemon = True
-        deadline.start()
-        self._deadlines.append(deadline)
-
-
-class RequestScope:
-    """ASGI wrapper: request id, context, hints, and cancellation when the caller hangs up."""
-
-    def __init__(self, inner: ASGIApp, app: App, files: Folder) -> None:
-        self._inner = inner
+    def __init__(self, app: App, files: Folder, storage: Storage | None, **options: Any) -> None:
+        super().__init__(**options)
         self._app = app
         self._files = files
+        self._storage = storage
+        self._direct = _direct_endpoints(app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one connection."""
         if scope["type"] == "lifespan":
-            return await self._inner(scope, receive, send)
-        with store.use_store(FolderStore(self._files, _base_url(scope))):
-            await self._handle(scope, receive, send)
-
-    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = {
-            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
-        }
+            return await super().__call__(scope, receive, send)
+        headers = context.Headers(scope["headers"])
         request_id = headers.get("x-fal-request-id") or uuid.uuid4().hex
         path = headers.get("x-fal-endpoint") or scope["path"]
         request = context.RequestContext(request_id, path, headers)
         logs.request_id.set(request_id)
         context.current.set(request)
-        if scope["type"] == "websocket":
-            return await WebSocketScope(self._inner).handle(scope, receive, send)
+        with store.use_store(self._store_for(request, scope)):
+            is_post = scope["type"] == "http" and scope["method"] == "POST"
+            direct = self._direct.get(scope["path"]) if is_post else None
+            if direct is not None and direct.accepts(scope):
+                await self._call_directly(direct, request, scope, receive, send)
+            else:
+                await super().__call__(scope, receive, send)
+
+    def _store_for(self, request: context.RequestContext, scope: Scope) -> store.FileStore:
+        """The server's storage, or a folder of ours where no server started us."""
+        if self._storage is None:
+            return FolderStore(self._files, _base_url(scope))
+        return RemoteStore(self._storage, request.headers)
+
+    async def _call_directly(
+        self,
+        direct: DirectEndpoint,
+        request: context.RequestContext,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """What ``RequestScope`` does, without FastAPI and the tasks around it."""
+        body = await read(receive)
+        if body is None:
+            return
+        task = asyncio.current_task()
+        assert task is not None
 
         def on_gone() -> None:
             request.cancel()
-            work.cancel()
+            task.cancel()
 
-        is_answered = False
-
-        async def send_with_id(message: Message) -> None:
-            nonlocal is_answered
-            if message["type"] == "http.response.start":
-                is_answered = True
-                message["headers"] = [*message["headers"], *self._extra_headers(request_id)]
-            elif not message.get("more_body"):
-                connection.close()  # the answer is whole: what follows is no hang-up
-            await send(message)
-
-        connection = _Connection(receive, on_gone)
-        work = asyncio.ensure_future(self._inner(scope, connection.receive, send_with_id))
+        watched = Watched(receive, on_gone)
         try:
-            await work
+            answer = await direct.answer(body)
+        except NotDirect:
+            watched.close()
+            return await super().__call__(scope, replay(body, receive), send)
         except asyncio.CancelledError:
-            if connection.gone.is_set():
+            task.uncancel()
+            if request.is_cancelled:
                 log.info("499 %s: the caller went away; the work was cancelled", scope["path"])
-            else:  # the server's grace period is over
-                request.cancel()
-                log.warning("%s was cut off: the app is ending", scope["path"])
-                if not is_answered:
-                    answer = error_response(RunnerStopped("the app is ending"))
-                    await answer(scope, receive, send_with_id)
-        finally:
-            work.cancel()
-            connection.close()
-
-    def _extra_headers(self, request_id: str) -> list[tuple[bytes, bytes]]:
-        extra = [(b"x-fal-request-id", request_id.encode("latin-1"))]
-        try:
-            hints = [hint for hint in self._app.provide_hints() if _fits_a_header(hint)]
-            extra.append((b"x-fal-runner-hints", ",".join(hints).encode("latin-1")))
-        except NotImplementedError:
-            pass  # not the same as having no hints now
-        except Exception:
-            log.exception("provide_hints failed; the answer goes out without")
-        return extra
-
-
-def _fits_a_header(hint: str) -> bool:
-    fits = all(" " <= char <= "\xff" and char not in ",\x7f" for char in hint)
-    if not fits:
-        log.warning("the hint %r cannot stand in a header and is left out", hint)
-    return fits
-
-
-class WebSocketScope:
-    """Ends a websocket whose endpoint raised with a reason, as an answer if it was not open yet."""
-
-    def __init__(self, inner: ASGIApp) -> None:
-        self._inner = inner
-        self._is_open = False
-        self._is_over = False
-
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Runs one connection."""
-
-        async def send_noted(message: Message) -> None:
-            self._is_open = self._is_open or message["type"] == "websocket.accept"
-            self._is_over = (
-                self._is_over
-                or message["type"] != "websocket.accept"
-                and (message["type"] != "websocket.send")
-            )
-            await send(message)
-
-        async def receive_noted() -> Message:
-            message = await receive()
-            self._is_over = self._is_over or message["type"] == "websocket.disconnect"
-            return message
-
-        try:
-            await self._inner(scope, receive_noted, send_noted)
-        except WebSocketDisconnect:
-            pass  # the caller has gone, and the endpoint had nothing more to do
+                return
+            request.cancel()  # the server's grace period is over
+            log.warning("%s was cut off: the app is ending", scope["path"])
+            answer = error_response(RunnerStopped("the app is ending"))
+        except HTTPException as error:
+            answer = await on_http_exception(Request(scope), error)
+        except RequestValidationError as error:
+            answer = await on_validation_error(Request(scope), error)
         except Exception as error:
-            status, body = describe_error(error)
-            if status >= 500:
-                log.error("the websocket endpoint raised", exc_info=error)
-            if not self._is_over:
-                await self._end(scope, send, status, body)
+            answer = error_response(error)
+        finally:
+            watched.close()
+        extra = extra_headers(self._app, request.request_id)
+        if isinstance(answer, bytes):
+            return await send_json(send, answer, extra)
+        answer.raw_headers.extend(extra)
+        await answer(scope, receive, send)
 
-    async def _end(self, scope: Scope, send: Send, status: int, body: dict[str, Any]) -> None:
-        if self._is_open:
-            reason = str(body["detail"]).encode()[:LONGEST_REASON].decode(errors="ignore")
-            code = SERVER_FAULT if status >= 500 else CALLER_FAULT
-            await send({"type": "websocket.close", "code": code, "reason": reason})
-        elif "websocket.http.response" in scope.get("extensions", {}):
-            headers = [(b"content-type", b"application/json")]
-            start = {"type": "websocket.http.response.start", "status": status, "headers": headers}
-            await send(start)
-            await send({"type": "websocket.http.response.body", "body": json.dumps(body).encode()})
-        else:
-            await send({"type": "websocket.close", "code": CALLER_FAULT})
+
+def _direct_endpoints(app: App) -> dict[str, DirectEndpoint]:
+    """The endpoints by path that can be called without FastAPI."""
+    found = {}
+    for method, endpoint in type(app).endpoints.items():
+        is_plain = not endpoint.is_websocket and "{" not in endpoint.path
+        direct = DirectEndpoint.of(getattr(app, method)) if is_plain else None
+        if direct is not None:
+            found[endpoint.path] = direct
+    return found
 
 
 def _base_url(scope: Scope) -> str:
@@ -334,31 +255,6 @@ def _files_route(files: Folder) -> Callable[[Request], Response]:
         )
 
     return serve_file
-
-
-class _Connection:
-    """Reads a connection ahead of the endpoint, so that a hang-up is seen while it works."""
-
-    def __init__(self, receive: Receive, on_gone: Callable[[], Any]) -> None:
-        self.gone = asyncio.Event()
-        self._receive = receive
-        self._on_gone = on_gone
-        self._messages: asyncio.Queue[Message] = asyncio.Queue(READ_AHEAD)
-        self._reader = asyncio.ensure_future(self._read())
-
-    async def receive(self) -> Message:
-        """The next message, for the endpoint."""
-        return await self._messages.get()
-
-    def close(self) -> None:
-        """The answer is out."""
-        self._reader.cancel()
-
-    async def _read(self) -> None:
-        while (message := await self._receive())["type"] != "http.disconnect":
-            await self._messages.put(message)
-        self.gone.set()
-        self._on_gone()
 
 
 class _Route(APIRoute):
@@ -403,83 +299,30 @@ async def _begun(chunks: Any) -> AsyncIterator[Any]:
     return rest()
 
 
-def describe_error(error: Exception) -> tuple[int, dict[str, Any]]:
-    """HTTP status and JSON body of an exception: a reason, never a stack trace."""
-    if isinstance(error, FieldException):
-        return error.status, {**error.to_pydantic_format(), "error_type": error.code}
-    if isinstance(error, HTTPException):
-        kind = "bad_request" if error.status_code < 500 else "internal_error"
-        return error.status_code, {"detail": error.detail, "error_type": kind}
-    if _is_out_of_memory(error):
-        return 503, {"detail": _reason(error), "error_type": "runner_out_of_memory"}
-    if isinstance(error, PolyrankError):
-        return error.status, {"detail": _reason(error), "error_type": error.code}
-    name, text = type(error).__name__, str(error)
-    detail = f"{name}: {text}" if text else name
-    return 500, {"detail": detail, "error_type": "internal_error"}
-
-
-def _reason(error: Exception) -> str:
-    """What the error says; its name where it says nothing."""
-    return str(error) or type(error).__name__
-
-
-def error_response(error: Exception) -> JSONResponse:
-    """The answer to a request that ended with ``error``; unexpected ones are logged in full."""
-    status, body = describe_error(error)
-    if status >= 500 and not isinstance(error, PolyrankError):
-        log.error("the endpoint raised", exc_info=error)
-    headers = {"x-fal-error-type": body["error_type"]}
-    units = error.billable_units if isinstance(error, FieldException) else 0
-    if status == 422 and units is not None:
-        headers["x-fal-billable-units"] = _amount(units)
-    return JSONResponse(body, status, headers)
-
-
-def _amount(units: int | float | str) -> str:
-    return str(units) if isinstance(units, int) else f"{float(units):.8f}"
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # By type, in this process or in a rank; words in a message prove nothing.
-    names = {cls.__name__ for cls in type(error).__mro__}
-    return OUT_OF_MEMORY in names or getattr(error, "error_type", None) == OUT_OF_MEMORY
-
-
-async def _on_http_exception(request: Request | WebSocket, error: Any) -> Response:
-    if isinstance(request, WebSocket):
-        raise error  # ``WebSocketScope`` ends the connection with it
-    detail, headers = error.detail, dict(error.headers or {})
-    if error.status_code == 404 and detail == "Not Found":
-        detail = f"Path {request.url.path} not found"
-        headers["x-fal-billable-units"] = "0"
-    if error.status_code == 405 and detail == "Method Not Allowed":
-        allowed = headers.get("allow", "POST")
-        detail = f"{request.url.path} is called with {allowed}, not {request.method}"
-    return JSONResponse({"detail": detail}, error.status_code, headers)
-
-
-async def _on_validation_error(request: Request, error: Any) -> Response:
-    problems = [
-        {key: value for key, value in problem.items() if key in ("loc", "msg", "type")}
-        for problem in error.errors()
-    ]
-    return JSONResponse({"detail": problems}, 422, {"x-fal-billable-units": "0"})
-
-
-def _order_schema(api: FastAPI) -> None:
-    """Adds the order of paths and properties, which JSON objects do not promise."""
+def _complete_schema(
+    api: FastAPI, app: App, sockets: list[tuple[str, Endpoint, Shape | None]]
+) -> None:
     plain = api.openapi
 
     def openapi() -> dict[str, Any]:
-        schema = plain()
-        schema["x-fal-order-paths"] = list(schema.get("paths", {}))
-        for model in schema.get("components", {}).get("schemas", {}).values():
-            if "properties" in model:
-                model["x-fal-order-properties"] = list(model["properties"])
-        return schema
+        if api.openapi_schema is None:
+            api.openapi_schema = schema.complete(plain(), app, sockets)
+        return api.openapi_schema
 
     api.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+
+
+def _schema_route(api: FastAPI) -> Callable[[Request], Response]:
+    def serve_schema(request: Request) -> Response:
+        return JSONResponse(schema.served_at(api.openapi(), _public_url(request)))
+
+    return serve_schema
+
+
+def _public_url(request: Request) -> str:
+    """Where the caller found the app; a server that stands before it says so in headers."""
+    parts = [request.headers.get(f"x-forwarded-{name}") for name in ("proto", "host", "prefix")]
+    return "{}://{}{}".format(*parts) if all(parts) else _base_url(request.scope)
 
 
 async def _maybe_await(function: Callable[[], Any]) -> Any:

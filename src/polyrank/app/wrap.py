@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from polyrank import logs
 from polyrank.app.app import App
-from polyrank.app.server import serve
+from polyrank.app.process import serve
 from polyrank.errors import AppError
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import signal
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from polyrank.app.projects import AppRef
-from polyrank.cli.replica import ReplicaProcess, arguments_for
-from polyrank.cli.run import show
+from polyrank.cli.platform import Platform, arguments_for
+from polyrank.cli.run import ended_by_signals, show
+from polyrank.reports import Ready
+from polyrank.scaler.local import Ended
 from polyrank.toolkit import File
 
 console = Console(stderr=True, highlight=False)
@@ -43,27 +47,38 @@ def demo(
         return 2
     out.mkdir(parents=True, exist_ok=True)
     path = out / "log.txt"
+    arguments = arguments_for(AppRef(example, "ParallelSDXL"), ranks=ranks, verbose=verbose)
+    with path.open("w") as file, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        platform = Platform(arguments, "127.0.0.1", 0, output=None if verbose else file)
+        painting = Painting(prompt, steps=steps, seed=seed, out=out)
+        try:
+            return runner.run(paint(platform, painting, log=path, stay=serve))
+        except KeyboardInterrupt:
+            return 130
+
+
+async def paint(platform: Platform, painting: Painting, *, log: Path, stay: bool) -> int:
+    """Starts the platform and paints on it; ``stay`` keeps it up until a signal."""
     begun = time.perf_counter()
-    with path.open("w") as log:
-        replica = ReplicaProcess(
-            arguments_for(AppRef(example, "ParallelSDXL"), ranks=ranks, verbose=verbose),
-            log=None if verbose else log,
-        )
-    signal.signal(signal.SIGTERM, lambda *_: replica.signal(signal.SIGTERM))
-    try:
-        with console.status(f"starting {ranks} ranks and loading the model"):
-            announcement = replica.wait_ready()
-        if announcement is None:
-            return explain(replica.wait(), path)
+    settled: asyncio.Future[Ready | Ended] = asyncio.get_running_loop().create_future()
+
+    def on_report(report: Any) -> None:
+        if isinstance(report, Ready | Ended) and not settled.done():
+            settled.set_result(report)
+
+    platform.listeners.append(on_report)
+    async with platform.running():
+        with console.status("starting the ranks and loading the model"):
+            report = await settled
+        if isinstance(report, Ended):
+            return explain(report.exit_status, log)
         ready_s = time.perf_counter() - begun
-        paint(announcement["port"], prompt, steps=steps, seed=seed, out=out, ready_s=ready_s)
-        if serve:
-            show(announcement)
-            return replica.wait()
-    except KeyboardInterrupt:
-        return 130
-    finally:
-        replica.end()
+        # In a thread: it draws, and writes files, while this loop serves.
+        await asyncio.to_thread(painting.paint, platform.app_url, ready_s)
+        if stay:
+            show(platform, report)
+            with ended_by_signals(platform):
+                await platform.ended.wait()
     return 0
 
 
@@ -75,36 +90,43 @@ def explain(status: int, log: Path) -> int:
     return status
 
 
-def paint(
-    port: int, prompt: str, *, steps: int, seed: int | None, out: Path, ready_s: float
-) -> None:
-    """Streams one request, draws its progress, writes its pictures and prints the times."""
-    for old in out.glob("preview-*.jpg"):
-        old.unlink()
-    body = {"prompt": prompt, "num_inference_steps": steps, "seed": seed}
-    begun = time.perf_counter()
-    first_preview_s: float | None = None
-    result: dict[str, Any] = {}
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}")
-    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        bar = progress.add_task("painting", total=steps, note="")
-        for event in events(f"http://127.0.0.1:{port}/stream", body):
-            if "preview_image" in event:
-                first_preview_s = first_preview_s or time.perf_counter() - begun
-                path = out / f"preview-{event['step']:02d}.jpg"
-                save(event["preview_image"], path)
-                progress.update(bar, completed=event["step"], note=f"preview {path.name}")
-            elif "error" in event:
-                raise SystemExit(f"the request failed: {event['error']}")
-            else:
-                result = event
-        progress.update(bar, completed=steps, note="done")
-    painted_s = time.perf_counter() - begun
-    grid = write_grid(result["image"], out / "grid.png")
-    console.print(f"{prompt!r}, seeds {result['seeds']} -> {grid}")
-    first = f"first preview after {first_preview_s:.2f} s, " if first_preview_s else ""
-    console.print(f"ready in {ready_s:.1f} s, {first}all pictures in {painted_s:.2f} s")
-    console.print(f"the slowest rank's start: {phases(f'http://127.0.0.1:{port}/health')}")
+@dataclass(frozen=True)
+class Painting:
+    """What to paint, and where the pictures go."""
+
+    prompt: str
+    steps: int
+    seed: int | None
+    out: Path
+
+    def paint(self, address: str, ready_s: float) -> None:
+        """Streams one request, draws its progress, writes its pictures and prints the times."""
+        for old in self.out.glob("preview-*.jpg"):
+            old.unlink()
+        body = {"prompt": self.prompt, "num_inference_steps": self.steps, "seed": self.seed}
+        begun = time.perf_counter()
+        first_preview_s: float | None = None
+        result: dict[str, Any] = {}
+        columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}")
+        with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+            bar = progress.add_task("painting", total=self.steps, note="")
+            for event in events(f"{address}/stream", body):
+                if "preview_image" in event:
+                    first_preview_s = first_preview_s or time.perf_counter() - begun
+                    path = self.out / f"preview-{event['step']:02d}.jpg"
+                    save(event["preview_image"], path)
+                    progress.update(bar, completed=event["step"], note=f"preview {path.name}")
+                elif "error" in event:
+                    raise SystemExit(f"the request failed: {event['error']}")
+                else:
+                    result = event
+            progress.update(bar, completed=self.steps, note="done")
+        painted_s = time.perf_counter() - begun
+        grid = write_grid(result["image"], self.out / "grid.png")
+        console.print(f"{self.prompt!r}, seeds {result['seeds']} -> {grid}")
+        first = f"first preview after {first_preview_s:.2f} s, " if first_preview_s else ""
+        console.print(f"ready in {ready_s:.1f} s, {first}all pictures in {painted_s:.2f} s")
+        console.print(f"the slowest rank's start: {phases(f'{address}/health')}")
 
 
 def events(url: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -120,7 +142,7 @@ def events(url: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def phases(url: str) -> str:
     """What the start of the slowest rank was spent on, as the example's health says."""
-    ranks: list[dict[str, Any]] = httpx.get(url).json()["ranks"]
+    ranks: list[dict[str, Any]] = httpx.get(url, timeout=60).json()["ranks"]
     names = [name for name, value in ranks[0].items() if isinstance(value, float)]
     return ", ".join(
         f"{name.removesuffix('_s')} {max(rank[name] for rank in ranks):.2f} s" for name in names

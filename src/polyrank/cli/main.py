@@ -11,6 +11,7 @@ from typing import Annotated, Optional
 import typer
 
 from polyrank import __version__
+from polyrank.cli import access
 
 app = typer.Typer(
     name="polyrank",
@@ -20,6 +21,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+for group in (access.keys, access.auth, access.profile):
+    app.add_typer(group)
 
 
 class Device(StrEnum):
@@ -52,6 +57,9 @@ def run(
     device: Annotated[Optional[Device], typer.Option(help="Where ranks run.")] = None,  # noqa: UP045
     ranks: Annotated[Optional[int], typer.Option(min=1, help="Instead of num_gpus.")] = None,  # noqa: UP045
     reload: Annotated[bool, typer.Option("--reload", help="Restart when a file changes.")] = False,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Speak https, with a certificate of our own.")
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show phases and more.")] = False,
 ) -> None:
     """Serve an app on this machine until Ctrl-C."""
@@ -65,6 +73,7 @@ def run(
             ranks=ranks,
             reload=reload,
             verbose=verbose,
+            tls=tls,
         )
     )
 
@@ -90,6 +99,57 @@ def demo(
             prompt, ranks=ranks, steps=steps, seed=seed, out=out, serve=serve, verbose=verbose
         )
     )
+
+
+@app.command()
+def call(
+    name: Annotated[str, typer.Argument(metavar="APP", help="owner/name, or name for local/name.")],
+    words: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Argument(
+            metavar="[KEY=TEXT | KEY:=JSON | KEY=@FILE]...",
+            help="Arguments; a file is uploaded.",
+            show_default=False,
+        ),
+    ] = None,
+    path: Annotated[str, typer.Option(help="An endpoint of the app.")] = "",
+    json: Annotated[Optional[str], typer.Option(help="Arguments as one JSON object.")] = None,  # noqa: UP045
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--out", "-o", help="Folder, or file, for the files of the result."),
+    ] = None,
+    server: Annotated[Optional[str], typer.Option(help="URL of the server.")] = None,  # noqa: UP045
+    queue: Annotated[
+        bool, typer.Option("--queue", help="Through the queue (the default).")
+    ] = False,
+    direct: Annotated[bool, typer.Option("--direct", help="Without the queue.")] = False,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Stream the events of /stream, or of --path.")
+    ] = False,
+) -> None:
+    """Call an app: show its progress, print its answer, keep its files."""
+    if queue + direct + stream > 1:
+        raise typer.BadParameter("--queue, --direct and --stream are three ways: choose one")
+    command = importlib.import_module("polyrank.cli.call")
+    mode = command.Mode.STREAM if stream else command.Mode.DIRECT if direct else command.Mode.QUEUE
+    sys.exit(
+        command.call(name, words or [], path=path, base=json, out=out, server=server, mode=mode)
+    )
+
+
+@app.command(
+    name="exec",
+    context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True},
+)
+def execute(
+    words: Annotated[
+        list[str], typer.Argument(metavar="COMMAND...", help="The program and its arguments.")
+    ],
+    url: Annotated[Optional[str], typer.Option(help="URL of the server.")] = None,  # noqa: UP045
+) -> None:
+    """Run a program written for the reference platform against a polyrank server."""
+    command = importlib.import_module("polyrank.cli.execute")
+    sys.exit(command.execute(words, url))
 
 
 def main() -> None:

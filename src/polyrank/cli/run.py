@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import signal
-import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import uvloop
+import watchfiles
 from rich.console import Console
 from rich.markup import escape
 
+from polyrank import logs
 from polyrank.app import projects
 from polyrank.app.sample import Call
-from polyrank.cli.replica import ReplicaProcess, arguments_for
-from polyrank.errors import AppError
-from polyrank.scaler.local import ReplicaArguments
+from polyrank.cli.platform import OWNER, Platform, arguments_for
+from polyrank.errors import AppError, PolyrankError
+from polyrank.reports import Ready
+from polyrank.scaler.local import Ended
 
 console = Console(stderr=True, highlight=False)
 
@@ -28,78 +34,94 @@ def run(
     ranks: int | None,
     reload: bool,
     verbose: bool,
+    tls: bool,
 ) -> int:
     """Serves the app until a signal ends it; returns the exit status."""
     try:
         found = projects.find(ref, Path.cwd())
     except AppError as error:
-        console.print("[red]error:[/red]", escape(str(error)), soft_wrap=True)
-        return 2
-    arguments = arguments_for(found, host, port, device, ranks, verbose)
-    supervisor = Supervisor(arguments)
-    # The terminal sends Ctrl-C to the replica too; it ends, and then so do we.
-    signal.signal(signal.SIGINT, lambda *_: supervisor.note_end())
-    signal.signal(signal.SIGTERM, lambda *_: supervisor.end(signal.SIGTERM))
-    if reload:
-        threading.Thread(target=supervisor.watch, args=(found.file.parent,), daemon=True).start()
-    return supervisor.run()
+        return refuse(error)
+    logs.configure(verbose=verbose)
+    arguments = arguments_for(found, device, ranks, verbose)
+    watched = found.file.parent if reload else None
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            return runner.run(serve(Platform(arguments, host, port, tls=tls), watched))
+        except PolyrankError as error:
+            return refuse(error)
 
 
-class Supervisor:
-    """Keeps one replica; starts it again when files change."""
-
-    def __init__(self, arguments: ReplicaArguments) -> None:
-        self._arguments = arguments
-        self._replica: ReplicaProcess | None = None
-        self._ending = False
-        self._changed = threading.Event()
-
-    def run(self) -> int:
-        """Runs replicas one after the other until asked to end."""
-        while True:
-            self._changed.clear()
-            self._replica = ReplicaProcess(self._arguments)
-            announcement = self._replica.wait_ready()
-            if announcement is not None:
-                show(announcement)
-            status = self._replica.wait()
-            if self._ending or not self._changed.is_set():
-                return 0 if self._ending and status in (0, 130, 143) else status
-            console.print("files changed; starting again")
-
-    def note_end(self) -> None:
-        """The replica has been told to end by the terminal."""
-        self._ending = True
-
-    def end(self, signum: int) -> None:
-        """Passes a signal on to the replica and ends with it."""
-        self._ending = True
-        if self._replica is not None:
-            self._replica.signal(signum)
-
-    def watch(self, folder: Path) -> None:
-        """Ends the replica whenever a Python file below ``folder`` changes."""
-        import watchfiles  # only --reload needs it
-
-        for _ in watchfiles.watch(folder, watch_filter=watchfiles.PythonFilter()):
-            self._changed.set()
-            if self._replica is not None:
-                self._replica.signal(signal.SIGTERM)
+def refuse(error: PolyrankError) -> int:
+    """Says what is wrong; the exit status of a command that cannot be carried out."""
+    console.print("[red]error:[/red]", escape(str(error)), soft_wrap=True)
+    return 2
 
 
-def show(announcement: dict[str, Any]) -> None:
+async def serve(platform: Platform, watched: Path | None = None) -> int:
+    """Serves until a signal, or until the app fails to start with no one watching its files."""
+    failed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    was_ready = False
+
+    def on_report(report: Any) -> None:
+        nonlocal was_ready
+        if isinstance(report, Ready):
+            was_ready = True
+            show(platform, report)
+        elif isinstance(report, Ended) and not platform.is_ending:
+            if not was_ready and watched is None and not failed.done():
+                failed.set_result(report.exit_status)
+            elif report.reason and not report.was_ready:
+                console.print(f"{report.reason}; change its file to try again", markup=False)
+
+    platform.listeners.append(on_report)
+    async with platform.running():
+        with ended_by_signals(platform):
+            watching = asyncio.ensure_future(_watch(platform, watched))
+            failed.add_done_callback(lambda _: platform.end())
+            try:
+                await platform.ended.wait()
+            finally:
+                watching.cancel()
+    return failed.result() if failed.done() else 0
+
+
+@contextlib.contextmanager
+def ended_by_signals(platform: Platform) -> Iterator[None]:
+    """SIGTERM and Ctrl-C end the platform in order; a second one, at once."""
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signum, platform.end)
+    try:
+        yield
+    finally:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(signum)
+
+
+async def _watch(platform: Platform, folder: Path | None) -> None:
+    """Starts the replica again whenever a Python file below ``folder`` changes."""
+    if folder is None:
+        return
+    async for _ in watchfiles.awatch(folder, watch_filter=watchfiles.PythonFilter()):
+        console.print("files changed; starting again")
+        await platform.restart()
+
+
+def show(platform: Platform, ready: Ready) -> None:
     """Prints the address, and a curl line for every route."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(announcement["host"], announcement["host"])
-    host = f"[{host}]" if ":" in host else host
-    address = f"http://{host}:{announcement['port']}"
-    console.print(f"{announcement['app']} is ready at {address}", markup=False, style="bold")
-    for route in announcement["routes"]:
+    address = platform.app_url
+    console.print(f"{platform.app_name} is ready at {address}", markup=False, style="bold")
+    for route in ready.routes:
+        path = "" if route["path"] == "/" else route["path"]
         if route["websocket"]:
-            line = f"  websocket {address}{route['path']}".replace("http", "ws", 1)
+            line = f"  websocket {address}{path}".replace("http", "ws", 1)
             console.print(line, soft_wrap=True)
             continue
-        call = Call(route["path"], route["content_type"], route["body"])
-        line = call.curl(address, stream="stream" in route["path"])
+        call = Call(path, route["content_type"], route["body"])
+        line = call.curl(address, stream="stream" in path)
         console.print(f"  {line}", soft_wrap=True, markup=False)
-    console.print(f"  schema {address}/openapi.json, documentation {address}/docs", soft_wrap=True)
+    page = f"{platform.url}/playground/{OWNER}/{platform.app_name}"
+    console.print(f"  playground {page}", soft_wrap=True, markup=False)
+    if platform.ca_file is not None:
+        console.print(f"  callers trust {platform.ca_file}, e.g. curl --cacert", soft_wrap=True)
     console.print("Ctrl-C ends it; twice, at once.")

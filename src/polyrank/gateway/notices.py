@@ -14,20 +14,29 @@ class Notices:
 
     def __init__(self) -> None:
         self._watchers: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self.is_closed = False
 
     def publish(self, topic: str) -> None:
         """Wakes all who watch ``topic`` now."""
         for event in self._watchers.get(topic, ()):
             event.set()
 
+    def close(self) -> None:
+        """There will be no more: wakes all, who then see ``is_closed``."""
+        self.is_closed = True
+        for topic in list(self._watchers):
+            self.publish(topic)
+
     @contextlib.contextmanager
-    def watch(self, topic: str) -> Iterator[asyncio.Event]:
+    def watch(self, *topics: str) -> Iterator[asyncio.Event]:
         """An event that is set at each notice from here on; clear it before looking."""
         event = asyncio.Event()
-        self._watchers[topic].add(event)
+        for topic in topics:
+            self._watchers[topic].add(event)
         try:
             yield event
         finally:
-            self._watchers[topic].discard(event)
-            if not self._watchers[topic]:
-                del self._watchers[topic]
+            for topic in topics:
+                self._watchers[topic].discard(event)
+                if not self._watchers[topic]:
+                    del self._watchers[topic]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from polyrank.store.requests import Answer
+from polyrank.store.requests import MAX_RETRIES, Answer
 
 FIRST_DELAY_S = 0.1
 MAX_DELAY_S = 30.0
@@ -16,29 +16,33 @@ UNREACHABLE = Answer(
     error="the replica did not answer",
     error_type="runner_connection_error",
 )
-# What an app's ``skip_retry_conditions`` call these answers.
-CONDITIONS = {503: "server_error", 504: "timeout"}
+# What an app's options call these answers. An app that answers 429 is asked again later.
+CONDITIONS = {429: "busy", 503: "server_error", 504: "timeout"}
 
 
-def delay_s(attempt: int) -> float:
-    """How long to wait before the next attempt; ``attempt`` counts from 1."""
-    return min(MAX_DELAY_S, FIRST_DELAY_S * 2.0 ** (attempt - 1))
+def delay_s(retries: int) -> float:
+    """How long to wait before the next attempt, after so many retries."""
+    return min(MAX_DELAY_S, FIRST_DELAY_S * 2.0**retries)
 
 
-def is_retried(
-    answer: Answer, request_headers: Mapping[str, str], skipped: frozenset[str] = frozenset()
-) -> bool:
-    """Whether a queued request is run again: after 503, 504 and a lost connection, unless its
-    caller or its app say otherwise; after anything if the app's answer asks for it."""
+def allowed(
+    answer: Answer, request_headers: Mapping[str, str], limits: Mapping[str, int] | None = None
+) -> int:
+    """How often a queued request may be run again for such an answer, 0 if not at all.
+
+    After 429, 503, 504 and a lost connection it is, unless its caller says otherwise or its app's
+    ``limits`` (by condition) do; after anything if the app's answer asks for it.
+    """
     asked = _header(answer.headers, "x-fal-needs-retry")
     if asked in ("0", "1"):
-        return asked == "1"
+        return MAX_RETRIES if asked == "1" else 0
     if _header(request_headers, "x-fal-no-retry") in ("1", "true"):
-        return False
-    if answer is UNREACHABLE:
-        return "connection_error" not in skipped
-    condition = CONDITIONS.get(answer.status_code)
-    return condition is not None and condition not in skipped
+        return 0
+    is_lost = answer.error_type == UNREACHABLE.error_type
+    condition = "connection_error" if is_lost else CONDITIONS.get(answer.status_code)
+    if condition is None:
+        return 0
+    return min(MAX_RETRIES, (limits or {}).get(condition, MAX_RETRIES))
 
 
 def _header(headers: Mapping[str, str], name: str) -> str | None:

@@ -1,124 +1,175 @@
 """``POST /run/owner/name[/path]``: a call of the app, with nothing kept.
 
 Plain ASGI, because everything here ends when the caller goes: the wait for a free slot, the work,
-and the stream of its answer.
+and the stream of its answer. And because every request of an app with many small ones is here.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
+import time
 import uuid
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import Coroutine
 from typing import Any
+from urllib.parse import quote
 
-from starlette.requests import Request
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from polyrank.errors import PolyrankError, RequestTimeout
-from polyrank.gateway.addresses import split_app
-from polyrank.gateway.answers import UnknownApp, error_answer, read_body, start_timeout
-from polyrank.gateway.upstream import Replica, UpstreamAnswer, forwarded
+from polyrank.errors import PolyrankError, ReplicaUnreachable, RequestTimeout
+from polyrank.gateway.addresses import for_the_app, place
+from polyrank.gateway.answers import error_answer, read_whole, start_limit
+from polyrank.gateway.filing import Filing
+from polyrank.gateway.hosting import HostedApp
+from polyrank.gateway.registry import Registry
+from polyrank.gateway.upstream import Exchange, RawHeaders, forwarded
+
+# What only asks, and takes no slot from those who work.
+ASKING = ("GET", "HEAD", "OPTIONS")
+# Headers that the app has from us, whatever its caller sent.
+OURS = (b"x-fal-request-id", b"x-polyrank-")
+BUSY = "the app was busy for {:g} s, as long as the caller would wait"
+LATE = "the request did not end within {:g} s; its work has been stopped"
 
 
 class RunFace:
-    """The ASGI application below ``/run``; ``replicas`` are the running apps by name."""
+    """The ASGI application below ``/run``.
 
-    def __init__(self, replicas: Mapping[str, Replica]) -> None:
-        self._replicas = replicas
+    ``once`` answers the calls that have an ``Idempotency-Key``: they are kept, and run once.
+    """
+
+    def __init__(self, apps: Registry, once: ASGIApp, filing: Filing) -> None:
+        self._filing = filing
+        self._apps = apps
+        self._once = once
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handles one call."""
-        request = Request(scope, receive)
-        call = _Call(request, send)
+        """Handles one call; ends with it when the caller hangs up."""
+        call = _Call(scope, send, self._filing)
+        if scope["method"] == "POST" and call.header(b"idempotency-key") is not None:
+            return await self._once(scope, receive, send)
+        task = asyncio.current_task()
+        assert task is not None
+        gone: asyncio.Future[None] | None = None
         try:
-            replica, path = self._find(request)
-            body = await read_body(request)
-            await _until_gone(receive, call.run(replica, path, body))
+            entry, wanted = await self._apps.find(scope["path"])
+            body = await read_whole(receive, call.header(b"content-length"))
+            gone = asyncio.ensure_future(_gone(receive))
+            gone.add_done_callback(lambda gone: None if gone.cancelled() else task.cancel())
+            await call.run(entry.app, wanted.path, body)
         except PolyrankError as error:
             await call.fail(error)
-
-    def _find(self, request: Request) -> tuple[Replica, str]:
-        wanted = split_app(request.url.path)
-        if wanted is None or wanted.app not in self._replicas:
-            raise UnknownApp(f"there is no app {request.url.path.strip('/')!r} here")
-        query = f"?{request.url.query}" if request.url.query else ""
-        return self._replicas[wanted.app], wanted.path + query
+        except asyncio.CancelledError:
+            if gone is None or not gone.done():
+                raise
+        finally:
+            if gone is not None:
+                gone.cancel()
 
 
 class _Call:
     """One call on its way through."""
 
-    def __init__(self, request: Request, send: Send) -> None:
-        self._request = request
+    def __init__(self, scope: Scope, send: Send, filing: Filing) -> None:
+        self._filing = filing
+        self._scope = scope
         self._send = send
-        self._id = request.headers.get("x-fal-request-id") or uuid.uuid4().hex
+        self._headers: RawHeaders = scope["headers"]
+        self._id = self.header(b"x-fal-request-id") or uuid.uuid4().hex.encode()
         self._begun = False
         self._is_stream = False
 
-    async def run(self, replica: Replica, path: str, body: bytes) -> None:
+    def header(self, name: bytes) -> bytes | None:
+        """One of the caller's headers."""
+        return next((value for key, value in self._headers if key == name), None)
+
+    async def run(self, app: HostedApp, below: str, body: bytes) -> None:
         """Waits for a slot, then passes the replica's answer on at the caller's pace."""
-        request = self._request
-        headers = {**request.headers, "x-fal-request-id": self._id}
-        async with (
-            _slot(replica, start_timeout(request)),
-            replica.call(request.method, path, headers, body) as answer,
-        ):
-            await self._begin(answer)
-            async for chunk in answer.chunks():
-                await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
-        await self._send({"type": "http.response.body", "body": b""})
+        if self._scope["method"] in ASKING:
+            return await self._forward(app, below, body)
+        slots = app.slots
+        limit_s = start_limit(self.header(b"x-fal-request-timeout")) or app.limits.start_timeout_s
+        await _within(limit_s, _slot(app, slots), BUSY, timeout_type="user")
+        begun = time.monotonic()
+        try:
+            work = self._forward(app, below, body)
+            await _within(app.limits.request_timeout_s, work, LATE)
+        finally:
+            slots.release()
+        app.note_duration(time.monotonic() - begun)
+
+    async def _forward(self, app: HostedApp, below: str, body: bytes) -> None:
+        headers = [h for h in forwarded(self._headers) if not h[0].startswith(OURS)]
+        headers.append((b"x-fal-request-id", self._id))
+        headers += place(self._scope, app.name) + self._filing.request_headers(self._scope)
+        try:
+            exchange = await app.send(self._scope["method"], self._target(below), headers, body)
+            try:
+                await self._pass_on(exchange)
+            finally:
+                exchange.release()
+        except ReplicaUnreachable:
+            await app.check()
+            raise
 
     async def fail(self, error: PolyrankError) -> None:
         """Says why; in a stream that has begun, as its last event."""
         if not self._begun:
-            answer = error_answer(error, self._id)
-            return await answer(self._request.scope, self._request.receive, self._send)
+            answer = error_answer(error, self._id.decode("latin-1"))
+            await self._send(
+                {"type": "http.response.start", "status": answer.status_code}
+                | {"headers": answer.raw_headers}
+            )
+            return await self._send({"type": "http.response.body", "body": answer.body})
         if not self._is_stream:
             raise error  # the connection is cut: what came is not the whole answer
         body = {"error": error.message, "detail": error.message, "error_type": error.code}
         event = b"data: " + json.dumps(body).encode() + b"\n\n"
         await self._send({"type": "http.response.body", "body": event})
 
-    async def _begin(self, answer: UpstreamAnswer) -> None:
-        headers = {name.lower(): value for name, value in forwarded(answer.headers).items()}
-        headers["x-fal-request-id"] = self._id
+    def _target(self, below: str) -> bytes:
+        path = quote(below, safe="/:@!$&'()*+,;=~-._").encode()
+        query = for_the_app(self._scope.get("query_string", b"").decode("latin-1")).encode(
+            "latin-1"
+        )
+        return path + b"?" + query if query else path
+
+    async def _pass_on(self, exchange: Exchange) -> None:
+        headers = [h for h in forwarded(exchange.headers) if h[0] != b"x-fal-request-id"]
+        length = next((h for h in exchange.headers if h[0].lower() == b"content-length"), None)
+        if length is not None:
+            headers.append((b"content-length", length[1]))
+        headers.append((b"x-fal-request-id", self._id))
+        kind = next((value for name, value in headers if name == b"content-type"), b"")
+        self._is_stream = kind.startswith(b"text/event-stream")
+        start = {"type": "http.response.start", "status": exchange.status, "headers": headers}
         self._begun = True
-        self._is_stream = headers.get("content-type", "").startswith("text/event-stream")
-        raw = [(k.encode("latin-1"), v.encode("latin-1")) for k, v in headers.items()]
-        start = {"type": "http.response.start", "status": answer.status, "headers": raw}
         await self._send(start)
+        async for chunk in exchange.chunks():
+            await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await self._send({"type": "http.response.body", "body": b""})
 
 
-@contextlib.asynccontextmanager
-async def _slot(replica: Replica, limit_s: float | None) -> AsyncIterator[None]:
+async def _slot(app: HostedApp, slots: asyncio.Semaphore) -> None:
+    while True:
+        await app.ready()
+        await slots.acquire()
+        if app.upstream is not None:
+            return
+        slots.release()  # the replica went while we waited for its slot
+
+
+async def _within(
+    limit_s: float | None, work: Coroutine[Any, Any, None], why: str, **details: str
+) -> None:
+    """Waits for ``work``, and ends it with RequestTimeout after ``limit_s``."""
+    if limit_s is None:
+        return await work
     try:
         async with asyncio.timeout(limit_s):
-            await replica.slots.acquire()
+            await work
     except TimeoutError:
-        raise RequestTimeout(
-            f"the app was busy for {limit_s:g} s, as long as the caller would wait"
-        ) from None
-    try:
-        yield
-    finally:
-        replica.slots.release()
-
-
-async def _until_gone(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
-    """Runs ``work``, and cancels it when the caller hangs up."""
-    working = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_gone(receive))
-    try:
-        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            working.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await working
-    finally:
-        gone.cancel()
-        working.cancel()
+        raise RequestTimeout(why.format(limit_s), **details) from None
 
 
 async def _gone(receive: Receive) -> None:

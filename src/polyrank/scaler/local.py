@@ -9,14 +9,17 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import IO, Any
+
+from polyrank import reports
 
 log = logging.getLogger("polyrank.scaler")
 
 FIRST_PAUSE_S = 0.5
 MAX_PAUSE_S = 60.0
+LONGEST_REPORT = 2**24
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class ReplicaArguments:
     """What ``python -m polyrank.app.replica`` is started with.
 
     ``ref`` is ``FILE[::Class]``; ``options`` are those of the app's table in pyproject.toml, and
-    ``module`` the dotted name of a file in a package.
+    ``module`` the dotted name of a file in a package. ``extra`` is added to the environment.
     """
 
     ref: str
@@ -35,12 +38,13 @@ class ReplicaArguments:
     device: str | None = None
     ranks: int | None = None
     verbose: bool = False
+    extra: Mapping[str, str] = field(default_factory=dict)
 
-    def command(self, announce_fd: int) -> list[str]:
+    def command(self, report_fd: int) -> list[str]:
         """The command line."""
         command = [sys.executable, "-m", "polyrank.app.replica", self.ref]
         command += ["--host", self.host, "--port", str(self.port)]
-        command += ["--announce-fd", str(announce_fd), "--parent", str(os.getpid())]
+        command += ["--report-fd", str(report_fd), "--parent", str(os.getpid())]
         command += ["--options", json.dumps(dict(self.options))]
         if self.module is not None:
             command += ["--module", self.module]
@@ -52,30 +56,42 @@ class ReplicaArguments:
 
     def environment(self) -> dict[str, str]:
         """The environment of the process."""
-        extra = {} if self.device is None else {"POLYRANK_DEVICE": self.device}
-        return {**os.environ, **extra}
+        device = {} if self.device is None else {"POLYRANK_DEVICE": self.device}
+        return {**os.environ, **device, **self.extra}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A replica process has ended. ``pause_s``: how long until the next one is started."""
+
+    reason: str
+    exit_status: int
+    was_ready: bool
+    pause_s: float
 
 
 class LocalReplica:
-    """Keeps one replica process running.
+    """Keeps one replica process running, and tells ``on_report`` what it reports and its end.
 
     One that was ready is started again at once: what ended it, a request say, is dealt with by
-    whoever counts that request's attempts. While none gets ready, the pauses grow.
-
-    ``on_ready`` is called with the announcement (app, host, port, routes) of each process that is
-    up, ``on_gone`` when one has ended, with the reason.
+    whoever counts that request's attempts. While none gets ready, the pauses grow. ``output`` takes
+    what the process prints; without it, our own output does.
     """
 
     def __init__(
         self,
         arguments: ReplicaArguments,
-        on_ready: Callable[[dict[str, Any]], Awaitable[None]],
-        on_gone: Callable[[str], Awaitable[None]],
+        on_report: Callable[[reports.Report | Ended], None],
+        output: IO[str] | None = None,
     ) -> None:
         self._arguments = arguments
-        self._on_ready = on_ready
-        self._on_gone = on_gone
+        self._on_report = on_report
+        self._output = output
         self._process: asyncio.subprocess.Process | None = None
+        self._limits = reports.Limits()
+        self._is_restarting = False
+        self._is_ending = False
+        self._hurry = asyncio.Event()
 
     @property
     def pid(self) -> int | None:
@@ -83,68 +99,115 @@ class LocalReplica:
         return None if self._process is None else self._process.pid
 
     async def keep(self) -> None:
-        """Runs one process after the other until cancelled."""
-        pause_s = FIRST_PAUSE_S
-        while True:
-            if await self._run_once():
-                pause_s = FIRST_PAUSE_S
-                continue
-            log.warning("starting the replica again in %.1f s", pause_s)
-            await asyncio.sleep(pause_s)
-            pause_s = min(MAX_PAUSE_S, 2 * pause_s)
+        """Runs one process after the other, until ``end``."""
+        failures = 0
+        while not self._is_ending:
+            self._is_restarting = False
+            self._hurry.clear()
+            code, was_ready = await self._run_once()
+            failures = 0 if was_ready or self._is_restarting else failures + 1
+            pause_s = min(MAX_PAUSE_S, FIRST_PAUSE_S * 2 ** (failures - 1)) if failures else 0.0
+            self._on_report(Ended(_reason(code), _exit_status(code), was_ready, pause_s))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._hurry.wait()
 
-    async def end(self, grace_s: float) -> None:
-        """Ends the process in order, or after ``grace_s`` at once."""
+    def add_environment(self, extra: Mapping[str, str]) -> None:
+        """Variables for the processes that are started from now on."""
+        self._arguments = replace(self._arguments, extra={**self._arguments.extra, **extra})
+
+    async def restart(self) -> None:
+        """Ends the process in order, for the next one to take its place at once."""
+        self._is_restarting = True
+        self._hurry.set()
+        await self._terminate()
+
+    async def end(self) -> None:
+        """Ends the process: in order, or when the app's grace period is over. No other follows."""
+        self._is_ending = True
+        self._hurry.set()
+        await self._terminate()
+
+    def kill(self) -> None:
+        """Ends the process now. Its ranks end with it."""
+        if self._process is not None:
+            _signal(self._process, signal.SIGKILL)
+
+    async def _terminate(self) -> None:
         if (process := self._process) is None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
+        _signal(process, signal.SIGTERM)
         try:
-            async with asyncio.timeout(grace_s):
+            # The replica counts the grace period itself, once for requests and once for teardown.
+            async with asyncio.timeout(2 * self._limits.grace_s + 5):
                 await process.wait()
         except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
+            self.kill()
             await process.wait()
 
-    async def _run_once(self) -> bool:
-        """One process from start to end; whether it was ever ready."""
+    async def _run_once(self) -> tuple[int, bool]:
+        """One process from start to end: its exit code, and whether it was ever ready."""
         read_fd, write_fd = os.pipe()
         try:
-            self._process = await asyncio.create_subprocess_exec(
+            self._process = process = await asyncio.create_subprocess_exec(
                 *self._arguments.command(write_fd),
                 pass_fds=[write_fd],
                 env=self._arguments.environment(),
+                stdout=self._output,
+                stderr=self._output,
+                # A terminal's Ctrl-C is for us; we tell the replica what follows from it.
+                start_new_session=True,
             )
         finally:
             os.close(write_fd)
+        try:
+            was_ready = await self._follow(process, read_fd)
+            return await process.wait(), was_ready
+        finally:
+            if process.returncode is None:  # we are being cancelled
+                _signal(process, signal.SIGKILL)
+            self._process = None
+
+    async def _follow(self, process: asyncio.subprocess.Process, read_fd: int) -> bool:
+        """Passes the process's reports on until it ends; whether it was ever ready."""
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=LONGEST_REPORT)
+        transport, _ = await loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_fd, "rb", 0)
+        )
+        late: asyncio.TimerHandle | None = None
         was_ready = False
         try:
-            if (line := await _line_of(read_fd)) is not None:
-                was_ready = True
-                await self._on_ready(json.loads(line))
-            code = await self._process.wait()
-        finally:
-            if self._process.returncode is None:  # we are being cancelled
-                with contextlib.suppress(ProcessLookupError):
-                    self._process.kill()
-            self._process = None
-        await self._on_gone(_reason(code))
-        return was_ready
-
-
-async def _line_of(read_fd: int) -> bytes | None:
-    """The line that comes through a pipe; None if it closes before one does."""
-    reader = asyncio.StreamReader(limit=2**24)
-    with os.fdopen(read_fd, "rb", 0) as pipe:
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), pipe
-        )
-        try:
-            line = await reader.readline()
+            while line := await reader.readline():
+                report = reports.decode(line)
+                if isinstance(report, reports.Loaded):
+                    self._limits = report.limits
+                    if (limit_s := report.limits.startup_timeout_s) is not None:
+                        late = loop.call_later(limit_s, self._give_up, process, limit_s)
+                elif isinstance(report, reports.Ready):
+                    was_ready = True
+                    if late is not None:
+                        late.cancel()
+                self._on_report(report)
         finally:
             transport.close()
-    return line or None
+            if late is not None:
+                late.cancel()
+        return was_ready
+
+    def _give_up(self, process: asyncio.subprocess.Process, limit_s: float) -> None:
+        log.error("the app was not ready within its startup_timeout of %g s; ending it", limit_s)
+        _signal(process, signal.SIGKILL)
+
+
+def _signal(process: asyncio.subprocess.Process, signum: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signum)
+
+
+def _exit_status(code: int) -> int:
+    """As a shell has it."""
+    return 128 - code if code < 0 else code
 
 
 def _reason(code: int) -> str:

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy
 from sqlalchemy import Connection, Engine, event
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from polyrank.errors import StoreUnavailable
 
@@ -42,14 +42,23 @@ class _Write:
 class Database:
     """One database; ``write`` and ``read`` run functions of a connection. Close it at the end.
 
+    A server has an SQLite file for itself. What is not a server, and works beside one for a moment,
+    says ``is_server=False``.
+
     Example::
 
         database = Database("sqlite:///requests.db")
         total = await database.read(lambda connection: connection.scalar(text("select 1")))
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = sqlalchemy.make_url(url)
+    def __init__(self, url: str, *, is_server: bool = True) -> None:
+        try:
+            self.url = sqlalchemy.make_url(url)
+        except ArgumentError:
+            raise StoreUnavailable(
+                "the database's address is not a URL such as sqlite:////folder/file.db or "
+                "postgresql://user@host/name"
+            ) from None
         self.dialect = self.url.get_backend_name()
         if self.dialect not in WRITERS:
             raise StoreUnavailable(
@@ -57,7 +66,10 @@ class Database:
             )
         if self.dialect == "postgresql":
             self.url = self.url.set(drivername="postgresql+psycopg")
-        self._lock_file = self._take_file() if self.dialect == "sqlite" else None
+        self._lock_file = None
+        if self.dialect == "sqlite":
+            path = self._make_file()
+            self._lock_file = _take(path) if is_server else None
         self.engine = self._engine()
         self._writes: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._closed = False
@@ -103,24 +115,17 @@ class Database:
         if self._lock_file is not None:
             os.close(self._lock_file)
 
-    def _take_file(self) -> int:
-        """Makes this process the only one that writes to an SQLite file."""
+    def _make_file(self) -> Path:
+        """The SQLite file, which nobody else may read: it holds what servers sign with."""
         if self.url.database is None or self.url.database == ":memory:":
             raise StoreUnavailable("SQLite needs a file: what is in memory survives nothing")
         path = Path(self.url.database)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock_file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            path.touch(0o600)
         except OSError as error:
             raise StoreUnavailable(f"{path} cannot be used: {error}") from error
-        try:
-            fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock_file)
-            raise StoreUnavailable(
-                f"another server uses {path}; several servers share a Postgres database"
-            ) from None
-        return lock_file
+        return path
 
     def _engine(self) -> Engine:
         if self.dialect == "postgresql":
@@ -200,6 +205,22 @@ class Database:
                 write.done.set_result(result)
             else:
                 write.done.set_exception(failure)
+
+
+def _take(path: Path) -> int:
+    """Makes this process the only server on an SQLite file; the lock, as a descriptor."""
+    try:
+        lock_file = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreUnavailable(f"{path} cannot be used: {error}") from error
+    try:
+        fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock_file)
+        raise StoreUnavailable(
+            f"another server uses {path}; several servers share a Postgres database"
+        ) from None
+    return lock_file
 
 
 def _set_up_sqlite(connection: Any, _: Any) -> None:

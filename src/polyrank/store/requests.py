@@ -15,18 +15,19 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, RowMapping
 from sqlalchemy.dialects import postgresql, sqlite
 
 from polyrank.errors import IdempotencyConflict, QueueFull
+from polyrank.store.changes import CHANNEL
 from polyrank.store.database import Database
-from polyrank.store.tables import QUEUED, RUNNING, requests
+from polyrank.store.tables import QUEUED, RUNNING, requests, webhooks
 
 RESULT_TTL_S = 24 * 3600.0
 MAX_RETRIES = 10
@@ -60,11 +61,14 @@ class NewRequest:
     start_timeout_s: float | None = None
     timeout_s: float | None = None
     idempotency_key: str | None = None
+    webhook_url: str | None = None
 
     @property
     def fingerprint(self) -> str:
         """What an idempotency key stands for: two requests with one key must agree in it."""
-        parts = (self.app, self.method, self.path)
+        parts = [self.app, self.method, self.path]
+        if self.webhook_url is not None:
+            parts.append(self.webhook_url)
         return hashlib.sha256("\n".join(parts).encode() + b"\n" + self.body).hexdigest()
 
 
@@ -90,6 +94,7 @@ class Lease:
     hint: str | None
     timeout_s: float | None
     until: float
+    retries: int
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,7 @@ class Answer:
     body: bytes = b""
     error: str | None = None
     error_type: str | None = None
+    logs: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -111,12 +117,31 @@ class Renewal:
     lost: list[str]
 
 
+class _Changed(NamedTuple):
+    """A request that ended or was put back; the URL, if its end is to be told to somebody."""
+
+    id: str
+    app: str
+    webhook_url: str | None = None
+
+
 class Requests:
     """The requests of one database. Every method is one transaction."""
 
-    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Callable[[], float] = time.time,
+        *,
+        origin: str = "",
+        on_webhook: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``origin`` names this server among those that share a Postgres database. ``on_webhook``
+        is called when the end of a request is in the outbox of webhooks."""
         self._database = database
         self._clock = clock
+        self._origin = origin
+        self._on_webhook = on_webhook
         dialect = postgresql if database.dialect == "postgresql" else sqlite
         self._insert = dialect.insert(requests).on_conflict_do_nothing().returning(requests.c.id)
 
@@ -138,25 +163,35 @@ class Requests:
 
     async def finish(self, id: str, attempt: int, answer: Answer) -> bool:
         """Ends a request. False, and nothing is changed, if this attempt's lease is over."""
-        return await self._database.write(
-            lambda c: self._end(c, _is_attempt(id, attempt), answer) == [id]
-        )
+        return await self._change(lambda c: self._end(c, _is_attempt(id, attempt), answer)) == [id]
 
-    async def put_back(self, id: str, attempt: int, *, delay_s: float, why: Answer) -> bool:
+    async def put_back(
+        self,
+        id: str,
+        attempt: int,
+        *,
+        delay_s: float,
+        why: Answer,
+        max_retries: int = MAX_RETRIES,
+    ) -> bool:
         """Queues a running request again where it was; ends it with ``why`` if it has had
         all its retries. False if this attempt's lease is over."""
-        return await self._database.write(
-            lambda c: self._put_back(c, _is_attempt(id, attempt), delay_s, why) == [id]
+        is_it = _is_attempt(id, attempt)
+        changed = await self._change(
+            lambda c: self._put_back(c, is_it, delay_s, why, max_retries=max_retries)
         )
+        return changed == [id]
 
     async def cancel(self, id: str) -> Cancelled:
         """Ends a request that waits; marks one that runs, for ``renew`` to tell."""
-        return await self._database.write(lambda c: self._cancel(c, id))
+        outcome, ended = await self._database.write(lambda c: self._cancel(c, id))
+        self._ring(ended)
+        return outcome
 
     async def expire(self) -> list[str]:
         """Ends or requeues what is past its time: waiting ones past their start deadline, running
         ones past their lease. The ids of all of them."""
-        return await self._database.write(self._expire)
+        return await self._change(self._expire)
 
     async def recover(self) -> list[str]:
         """Queues again what ran when the server died. Only where no other server can be running
@@ -164,7 +199,7 @@ class Requests:
         if self._database.dialect == "postgresql":
             return []
         # That was no fault of theirs, and costs them no retry.
-        return await self._database.write(lambda c: self._put_back(c, RUNNING, 0, LOST, cost=0))
+        return await self._change(lambda c: self._put_back(c, RUNNING, 0, LOST, cost=0))
 
     async def sweep(self) -> int:
         """Deletes some of the answers whose time to live is over; how many."""
@@ -174,6 +209,12 @@ class Requests:
         """The request's row; None if there is none (any more)."""
         query = sa.select(requests).where(requests.c.id == id)
         return await self._database.read(lambda c: c.execute(query).mappings().first())
+
+    async def whose(self, id: str) -> tuple[str, str] | None:
+        """Who submitted a request, and of which app it is; None if there is no such request."""
+        query = sa.select(requests.c.caller, requests.c.app).where(requests.c.id == id)
+        row = await self._database.read(lambda c: c.execute(query).first())
+        return None if row is None else (row.caller, row.app)
 
     async def position(self, id: str) -> int | None:
         """How many wait before it; None if it does not wait."""
@@ -191,6 +232,7 @@ class Requests:
         self,
         *,
         app: str | None = None,
+        caller: str | None = None,
         state: str | None = None,
         before: float | None = None,
         limit: int = 100,
@@ -200,11 +242,22 @@ class Requests:
         query = sa.select(*columns).order_by(requests.c.submitted_at.desc()).limit(limit)
         if app is not None:
             query = query.where(requests.c.app == app)
+        if caller is not None:
+            query = query.where(requests.c.caller == caller)
         if state is not None:
             query = query.where(requests.c.state == state)
         if before is not None:
             query = query.where(requests.c.submitted_at < before)
         return await self._database.read(lambda c: list(c.execute(query).mappings()))
+
+    async def _change(self, work: Callable[[Connection], list[_Changed]]) -> list[str]:
+        changed = await self._database.write(work)
+        self._ring(changed)
+        return [each.id for each in changed]
+
+    def _ring(self, changed: list[_Changed]) -> None:
+        if any(each.webhook_url is not None for each in changed):
+            self._on_webhook()
 
     def _submit(self, connection: Connection, new: NewRequest, limit: int | None) -> Submitted:
         if new.idempotency_key is not None:
@@ -229,6 +282,7 @@ class Requests:
             "hint": new.hint,
             "idempotency_key": new.idempotency_key,
             "fingerprint": new.fingerprint if new.idempotency_key is not None else None,
+            "webhook_url": new.webhook_url,
             "state": "queued",
             "priority": new.priority,
             "turn": _next_turn(connection, new.app, new.caller),
@@ -244,6 +298,7 @@ class Requests:
             known = _known(connection, new)
             assert known is not None
             return known
+        self._tell(connection, [(id, new.app)])
         return Submitted(id, created=True)
 
     def _lease(
@@ -275,6 +330,7 @@ class Requests:
             .returning(requests)
         )
         rows = connection.execute(update).mappings().all()
+        self._tell(connection, [(row["id"], row["app"]) for row in rows])
         order = {seq: place for place, seq in enumerate(seqs)}
         return [
             Lease(
@@ -288,6 +344,7 @@ class Requests:
                 hint=row["hint"],
                 timeout_s=row["timeout_s"],
                 until=row["lease_until"],
+                retries=row["retries"],
             )
             for row in sorted(rows, key=lambda row: order[row["seq"]])
         ]
@@ -311,7 +368,8 @@ class Requests:
 
     def _end(
         self, connection: Connection, which: sa.ColumnElement[bool], answer: Answer
-    ) -> list[str]:
+    ) -> list[_Changed]:
+        """Every end of a request is this one, its row in the outbox of webhooks included."""
         now = self._clock()
         update = (
             sa.update(requests)
@@ -327,10 +385,19 @@ class Requests:
                 answer=answer.body,
                 error=answer.error,
                 error_type=answer.error_type,
+                logs=list(answer.logs),
             )
-            .returning(requests.c.id)
+            .returning(requests.c.id, requests.c.app, requests.c.webhook_url)
         )
-        return list(connection.scalars(update))
+        ended = self._told(connection, update)
+        due = [
+            {"request_id": id, "url": url, "state": "pending", "attempts": 0, "due_at": now}
+            for id, _, url in ended
+            if url is not None
+        ]
+        if due:
+            connection.execute(sa.insert(webhooks), due)
+        return ended
 
     def _put_back(
         self,
@@ -339,10 +406,11 @@ class Requests:
         delay_s: float,
         why: Answer,
         cost: int = 1,
-    ) -> list[str]:
+        max_retries: int = MAX_RETRIES,
+    ) -> list[_Changed]:
         # A request that its caller has cancelled meanwhile is not run again.
         cancelled = self._end(connection, which & requests.c.cancel_requested, CANCELLED)
-        ended = self._end(connection, which & (requests.c.retries + cost > MAX_RETRIES), why)
+        ended = self._end(connection, which & (requests.c.retries + cost > max_retries), why)
         update = (
             sa.update(requests)
             .where(which)
@@ -353,25 +421,42 @@ class Requests:
                 lease_owner=None,
                 lease_until=None,
             )
-            .returning(requests.c.id)
+            .returning(requests.c.id, requests.c.app)
         )
-        return cancelled + ended + list(connection.scalars(update))
+        return cancelled + ended + self._told(connection, update)
 
-    def _cancel(self, connection: Connection, id: str) -> Cancelled:
+    def _cancel(self, connection: Connection, id: str) -> tuple[Cancelled, list[_Changed]]:
         is_it = requests.c.id == id
-        if self._end(connection, is_it & QUEUED, CANCELLED):
-            return Cancelled.DONE
-        mark = sa.update(requests).where(is_it, RUNNING).values(cancel_requested=True)
-        if connection.execute(mark).rowcount:
-            return Cancelled.REQUESTED
+        if ended := self._end(connection, is_it & QUEUED, CANCELLED):
+            return Cancelled.DONE, ended
+        mark = (
+            sa.update(requests)
+            .where(is_it, RUNNING)
+            .values(cancel_requested=True)
+            .returning(requests.c.id, requests.c.app)
+        )
+        if self._told(connection, mark):
+            return Cancelled.REQUESTED, []
         known = connection.scalar(sa.select(requests.c.seq).where(is_it))
-        return Cancelled.UNKNOWN if known is None else Cancelled.TOO_LATE
+        return Cancelled.UNKNOWN if known is None else Cancelled.TOO_LATE, []
 
-    def _expire(self, connection: Connection) -> list[str]:
+    def _expire(self, connection: Connection) -> list[_Changed]:
         now = self._clock()
         late = QUEUED & (requests.c.start_deadline <= now)
         lost = RUNNING & (requests.c.lease_until <= now)
         return self._end(connection, late, NOT_STARTED) + self._put_back(connection, lost, 0, LOST)
+
+    def _told(self, connection: Connection, update: sa.UpdateBase) -> list[_Changed]:
+        """Runs an update that returns ids and apps, and tells other servers of it."""
+        changed = [_Changed(*row) for row in connection.execute(update)]
+        self._tell(connection, [(each.id, each.app) for each in changed])
+        return changed
+
+    def _tell(self, connection: Connection, changed: Iterable[tuple[str, str]]) -> None:
+        """Tells the other servers of this database, once the transaction is committed."""
+        if self._database.dialect == "postgresql":
+            for id, app in changed:
+                connection.execute(_NOTIFY, {"what": f"{self._origin} {id} {app}"})
 
     def _sweep(self, connection: Connection) -> int:
         old = (
@@ -407,6 +492,7 @@ LOST = Answer(503, error="whoever ran the request is gone", error_type="runner_d
 
 
 # Statements are built once: building one costs SQLAlchemy more than SQLite takes to run it.
+_NOTIFY = sa.select(sa.func.pg_notify(CHANNEL, sa.bindparam("what")))
 _waiting = (requests.c.app == sa.bindparam("app")) & QUEUED
 _place = (requests.c.priority, requests.c.turn, requests.c.seq)
 _KNOWN = sa.select(requests.c.id, requests.c.fingerprint).where(

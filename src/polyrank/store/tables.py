@@ -8,6 +8,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     Double,
+    ForeignKey,
     Index,
     Integer,
     LargeBinary,
@@ -23,6 +24,7 @@ metadata = MetaData(
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
         "uq": "uq_%(table_name)s_%(column_0_N_name)s",
         "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
     }
 )
 
@@ -45,6 +47,8 @@ requests = Table(
     Column("hint", Text),
     Column("idempotency_key", Text),
     Column("fingerprint", Text),
+    # Who wants to be told how it ended.
+    Column("webhook_url", Text),
     # Where it stands: "queued", "running" or "done".
     Column("state", Text, nullable=False),
     Column("priority", Integer, nullable=False),
@@ -68,6 +72,7 @@ requests = Table(
     Column("answer", LargeBinary),
     Column("error", Text),
     Column("error_type", Text),
+    Column("logs", JSON),
     UniqueConstraint("caller", "idempotency_key"),
 )
 
@@ -107,3 +112,96 @@ Index(
 )
 Index("ix_requests_expires_at", requests.c.expires_at)
 Index("ix_requests_app_submitted_at", requests.c.app, requests.c.submitted_at)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("secret_hash", LargeBinary, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("scopes", JSON, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("rate", Text),
+    Column("created_at", Double, nullable=False),
+    Column("last_used_at", Double),
+    Column("revoked_at", Double),
+)
+
+signing_keys = Table(
+    "signing_keys",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("key", LargeBinary, nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+
+# The outbox: one row for each request whose end somebody is to be told of.
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("request_id", Text, ForeignKey(requests.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("url", Text, nullable=False),
+    # "pending", "delivered" or "failed".
+    Column("state", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    # When to try next; while a server tries, when it is taken for dead.
+    Column("due_at", Double, nullable=False),
+    # Of the try that is under way: it alone may say how that went.
+    Column("lease", Text),
+    Column("last_attempt_at", Double),
+    Column("last_status", Integer),
+    Column("last_error", Text),
+    Column("delivered_at", Double),
+)
+
+PENDING = webhooks.c.state == literal_column("'pending'")
+
+Index("ix_webhooks_due_at", webhooks.c.due_at, sqlite_where=PENDING, postgresql_where=PENDING)
+
+files = Table(
+    "files",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("owner", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("content_type", Text, nullable=False),
+    # The owner's wishes; see files/lifecycle.py.
+    Column("lifetime_s", Double),
+    Column("acl", JSON(none_as_null=True)),
+    # Whoever knows it may add to the file until it is whole.
+    Column("upload_id", Text, nullable=False, unique=True),
+    Column("declared_size", BigInteger),
+    Column("created_at", Double, nullable=False),
+    # Before the file is whole: when its upload is given up. After: when its life is over.
+    Column("expires_at", Double),
+    # What a whole file is: the blobs [key, size] that it is made of, one after the other.
+    Column("completed_at", Double),
+    Column("size", BigInteger),
+    Column("etag", Text),
+    Column("blobs", JSON(none_as_null=True)),
+)
+
+Index("ix_files_expires_at", files.c.expires_at)
+
+file_parts = Table(
+    "file_parts",
+    metadata,
+    Column("file_id", Text, ForeignKey(files.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("key", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("etag", Text, nullable=False),
+)
+
+# What apps keep with KVStore. Several apps may use one ``space``.
+key_values = Table(
+    "key_values",
+    metadata,
+    Column("owner", Text, primary_key=True),
+    Column("space", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+    Column("expires_at", Double, nullable=False),
+)
+
+Index("ix_key_values_expires_at", key_values.c.expires_at)

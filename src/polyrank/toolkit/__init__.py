@@ -12,7 +12,7 @@ from polyrank.toolkit.constraints import (
     VideoValidationOptions,
     to_xfal,
 )
-from polyrank.toolkit.exceptions import FalTookitException, FileUploadException
+from polyrank.toolkit.exceptions import FalTookitException, FileUploadException, KVStoreException
 from polyrank.toolkit.fields import Field, Hidden
 from polyrank.toolkit.file import CompressedFile, File, FileField
 from polyrank.toolkit.image import (
@@ -23,6 +23,7 @@ from polyrank.toolkit.image import (
     ImageSizeInput,
     get_image_size,
 )
+from polyrank.toolkit.kv import KVStore
 from polyrank.toolkit.store import FileStore
 from polyrank.toolkit.video import Video, VideoField
 
@@ -46,6 +47,8 @@ __all__ = [
     "ImageSizeInput",
     "ImageValidationConfig",
     "ImageValidationOptions",
+    "KVStore",
+    "KVStoreException",
     "Video",
     "VideoField",
     "VideoNormalizationConfig",

@@ -33,7 +33,7 @@ async def resolve(host: str, port: int, allowed_networks: Sequence[str] = ()) ->
         if not is_allowed(address, allowed_networks):
             raise UnsafeURL(
                 f"{host} is not opened: it is in a private or reserved network "
-                "(URLPolicy.allowed_networks can allow it)"
+                "(POLYRANK_ALLOWED_HOSTS or a URLPolicy can allow it)"
             )
     return addresses
 

@@ -8,7 +8,9 @@ PolyrankError
 │   ├── UnreadablePicture              bytes that are no picture
 │   └── UnsafeArchive                  an archive that would write where or what it should not
 └── ToolkitError                500
-    └── FileUploadException            a store could not keep a file
+    ├── FileUploadException            a store could not keep a file
+    ├── KVStoreException               a value could not be kept or had
+    └── StorageError                   the server's storage did not do what was asked
 """
 
 from __future__ import annotations
@@ -42,6 +44,14 @@ class ToolkitError(PolyrankError):
 
 class FileUploadException(ToolkitError):
     """A store could not keep a file."""
+
+
+class KVStoreException(ToolkitError):
+    """A value could not be kept or had. Details: the ``status`` of the server's answer."""
+
+
+class StorageError(ToolkitError):
+    """The server's storage refused or did not answer. Details: the ``status`` of its answer."""
 
 
 # The reference platform's name for it, spelt as there.

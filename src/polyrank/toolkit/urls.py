@@ -25,20 +25,34 @@ from polyrank.toolkit.exceptions import FileTooLarge, UnreadableURL, UnsafeURL
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 DEFAULT_TYPE = "application/octet-stream"
+ANY_ADDRESS = ("0.0.0.0/0", "::/0")
 
 
 @dataclass(frozen=True, kw_only=True)
 class URLPolicy:
-    """How URLs are opened. Networks are written as ``10.0.0.0/8``."""
+    """How URLs are opened.
+
+    Beside public addresses, those in ``allowed_networks`` (``10.0.0.0/8``) are, and whatever
+    addresses the ``allowed_hosts`` have (``files.lan``, or ``*.lan`` for all below it).
+    """
 
     max_bytes: int = 256 * 2**20
     timeout_s: float = 60.0
     max_redirects: int = 5
     allowed_networks: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for network in self.allowed_networks:
             ipaddress.ip_network(network)  # a slip is found here, not in the middle of a request
+
+    def allows(self, host: str) -> bool:
+        """Whether the host is one that may have any address."""
+        host = host.lower().rstrip(".")
+        return any(
+            host.endswith(known[1:]) if known.startswith("*.") else host == known
+            for known in (each.lower() for each in self.allowed_hosts)
+        )
 
 
 DEFAULT_POLICY = URLPolicy()
@@ -116,7 +130,8 @@ async def _get(url: httpx.URL, policy: URLPolicy) -> Opened | httpx.URL:
     host = url.raw_host.decode("ascii")
     port = url.port or DEFAULT_PORTS[url.scheme]
     unreachable: httpx.TransportError | None = None
-    for address in await addresses.resolve(host, port, policy.allowed_networks):
+    networks = ANY_ADDRESS if policy.allows(host) else policy.allowed_networks
+    for address in await addresses.resolve(host, port, networks):
         try:
             return await _get_at(address, url, policy)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:

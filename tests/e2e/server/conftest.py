@@ -5,65 +5,81 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import psutil
 import pytest
 from polyrank_program import ROOT
 
 APP = ROOT / "tests" / "programs" / "queue_app.py"
 
 SERVE = """
-import asyncio, contextlib, sys, uvicorn
-from polyrank.gateway.server import Server, build
-from polyrank.gateway.upstream import Replica
-from polyrank.scaler.local import LocalReplica, ReplicaArguments
-
-class Announcing(uvicorn.Server):
-    async def startup(self, sockets=None):
-        await super().startup(sockets)
-        print("serving on", self.servers[0].sockets[0].getsockname()[1], flush=True)
+import asyncio, signal, sys, uvloop
+from polyrank.cli.platform import Platform
+from polyrank.cli.run import ended_by_signals
+from polyrank.reports import Ready
+from polyrank.scaler.local import ReplicaArguments
 
 async def main():
-    database, app, slots = sys.argv[1:]
-    replica = Replica("local/queue-app", slots=int(slots))
-    server = Server(database, {"local/queue-app": replica})
+    database, app, files, port = sys.argv[1:]
+    kept = {"database_url": database, "files_url": files or None}
+    platform = Platform(ReplicaArguments(app), "127.0.0.1", int(port), **kept)
 
-    async def on_ready(announcement):
-        replica.is_at(f"http://127.0.0.1:{announcement['port']}")
-        print("replica", kept.pid, flush=True)
+    def on_report(report):
+        if isinstance(report, Ready):
+            print("replica", platform.replica_pid, flush=True)
 
-    async def on_gone(reason):
-        replica.is_gone()
+    platform.listeners.append(on_report)
+    async with platform.running():
+        with ended_by_signals(platform):
+            print("serving on", platform.url, flush=True)
+            await platform.ended.wait()
 
-    kept = LocalReplica(ReplicaArguments(app), on_ready, on_gone)
-    keeping = asyncio.create_task(kept.keep())
-    try:
-        await Announcing(uvicorn.Config(build(server), port=0, log_level="warning")).serve()
-    finally:
-        keeping.cancel()
-        await asyncio.gather(keeping, return_exceptions=True)
-
-asyncio.run(main())
+with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    runner.run(main())
 """
 
 
 class ServerProcess:
     """A server that can be killed and started again on the same database."""
 
-    def __init__(self, database: str, app: str = f"{APP}::QueueApp", slots: int = 4) -> None:
-        self._command = [sys.executable, "-c", SERVE, database, app, str(slots)]
+    def __init__(
+        self,
+        database: str,
+        app: str = f"{APP}::QueueApp",
+        files: str = "",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._environment = {**os.environ, **(environment or {})}
+        self._command = [sys.executable, "-c", SERVE, database, app, files]
         self.start()
 
-    def start(self) -> None:
+    def start(self, port: int = 0) -> None:
         self.process = subprocess.Popen(
-            self._command, stdout=subprocess.PIPE, text=True, env={**os.environ}
+            [*self._command, str(port)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=self._environment,
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        port = re.fullmatch(r"serving on (\d+)\n", line)
-        assert port is not None, line
-        self.address = f"http://127.0.0.1:{port[1]}"
+        address = re.fullmatch(r"serving on (\S+)\n", line)
+        assert address is not None, line
+        self.address = address[1]
+
+    def start_again(self) -> None:
+        """On the port that it had."""
+        self.start(int(self.address.rpartition(":")[2]))
+
+    def replica_pid(self) -> int:
+        """The process id of the replica that serves now."""
+        [pid] = [
+            child.pid
+            for child in psutil.Process(self.process.pid).children()
+            if "polyrank.app.replica" in child.cmdline()
+        ]
+        return pid
 
     def end(self, signum: signal.Signals = signal.SIGTERM) -> None:
         self.process.send_signal(signum)
@@ -74,6 +90,36 @@ class ServerProcess:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    process = ServerProcess(f"sqlite:///{tmp_path / 'polyrank.db'}")
+    files = str(tmp_path / "files")
+    process = ServerProcess(f"sqlite:///{tmp_path / 'polyrank.db'}", files=files)
     yield process
     process.end()
+
+
+@pytest.fixture(scope="session")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server for tests that do it no harm."""
+    folder = tmp_path_factory.mktemp("server")
+    process = ServerProcess(f"sqlite:///{folder / 'polyrank.db'}")
+    yield process
+    process.end()
+
+
+@pytest.fixture(scope="module")
+def start_server(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[..., ServerProcess]]:
+    """Starts servers of other apps (``FILE::Class``), for all tests of a module."""
+    started: list[ServerProcess] = []
+
+    def start(
+        app: str, environment: Mapping[str, str] | None = None, folder: Path | None = None
+    ) -> ServerProcess:
+        folder = folder or tmp_path_factory.mktemp("server")
+        database = f"sqlite:///{folder / 'polyrank.db'}"
+        started.append(ServerProcess(database, app, str(folder / "files"), environment))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.end()

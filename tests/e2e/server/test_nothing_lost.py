@@ -4,21 +4,26 @@
 """
 
 import asyncio
+import contextlib
 import os
 import random
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
+from polyrank_program import ROOT
+
+from .conftest import ServerProcess
 
 KILLS = int(os.environ.get("POLYRANK_CHAOS", "6"))
 REQUESTS = 500 if KILLS >= 30 else 120
 SEED = 20261121
-QUEUE = "/queue/local/queue-app"
+QUEUE = "/queue/local/ranks-app"
+APP = ROOT / "tests" / "programs" / "ranks_app.py"
 
 
 class Caller:
@@ -34,7 +39,7 @@ class Caller:
         """Submits a request, and waits for its result."""
         submitted = await self._insist(
             lambda client: client.post(
-                f"{QUEUE}/slow",
+                QUEUE,
                 json={"number": number},
                 headers={"idempotency-key": f"request {number}"},
             )
@@ -86,29 +91,42 @@ class Caller:
             await client.aclose()
 
 
-def replica_of(server: Any) -> psutil.Process | None:
-    for child in psutil.Process(server.process.pid).children():
-        if "polyrank.app.replica" in child.cmdline():
-            return child
-    return None
+def processes_of(server: ServerProcess) -> dict[str, list[psutil.Process]]:
+    """The processes below a server: its replica, and the replica's ranks."""
+    replicas = [
+        child
+        for child in psutil.Process(server.process.pid).children()
+        if "polyrank.app.replica" in child.cmdline()
+    ]
+    below = [child for replica in replicas for child in replica.children(recursive=True)]
+    return {"replica": replicas, "rank": [child for child in below if not child.children()]}
 
 
-async def kill_at_random(server: Any, caller: Caller) -> None:
+async def kill_at_random(server: ServerProcess, caller: Caller) -> None:
     chance = random.Random(SEED)
-    for _ in range(KILLS):
+    for number in range(KILLS):
         await caller.wait_for_results(chance.randint(1, 9))
-        if chance.random() < 0.5:
+        kind = ("server", "replica", "rank")[number % 3]
+        if kind == "server":
             server.process.kill()
             await asyncio.to_thread(server.end)
             await asyncio.to_thread(server.start)
             await caller.server_is_back()
-        elif (replica := replica_of(server)) is not None:
-            replica.kill()
+        elif found := processes_of(server)[kind]:  # between two lives there is none
+            with contextlib.suppress(psutil.NoSuchProcess):
+                chance.choice(found).kill()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ServerProcess]:
+    process = ServerProcess(f"sqlite:///{tmp_path / 'polyrank.db'}", f"{APP}::RanksApp")
+    yield process
+    process.end()
 
 
 @pytest.mark.timeout(600)
 async def test_every_accepted_request_ends_once_with_its_own_result(
-    server: Any, tmp_path: Path
+    server: ServerProcess, tmp_path: Path
 ) -> None:
     caller, accepted = Caller(server), asyncio.Semaphore(0)
     calls = asyncio.gather(*(caller.call(number, accepted) for number in range(REQUESTS)))

@@ -9,13 +9,17 @@ from typing import Any
 
 import httpx
 
+from .conftest import APP as PROGRAM
+
 APP = "/queue/local/queue-app"
 
 
 def wait(client: httpx.Client, id: str) -> dict[str, Any]:
     """The last status of a request."""
     with client.stream("GET", f"{APP}/requests/{id}/status/stream") as events:
-        statuses = [json.loads(line[6:]) for line in events.iter_lines() if line]
+        statuses = [
+            json.loads(line[6:]) for line in events.iter_lines() if line.startswith("data: ")
+        ]
     return statuses[-1]
 
 
@@ -31,6 +35,7 @@ def test_a_request_from_submit_to_result(server) -> None:
         body = answer.json()
         id = body["request_id"]
         assert answer.headers["x-fal-request-id"] == id
+        assert body.pop("reason") in ("starting replica", "next")
         assert body == {
             "status": "IN_QUEUE",
             "request_id": id,
@@ -160,3 +165,20 @@ def test_a_caller_of_run_who_hangs_up_stops_the_work(server, tmp_path: Path) -> 
         assert [answer.status_code for answer in answers] == [200] * 4
     steps = log.read_text().count("step")
     assert 10 < steps < 80  # about one second of sixty
+
+
+def test_a_server_lets_only_so_many_wait(start_server) -> None:
+    server = start_server(f"{PROGRAM}::QueueApp", {"POLYRANK_MAX_QUEUED": "3"})
+    with httpx.Client(base_url=server.address, timeout=30) as client:
+        running = []
+        for _ in range(4):  # takes all slots
+            running.append(submit(client, {"seconds": 60}, "/work"))
+            with client.stream("GET", f"{APP}/requests/{running[-1]}/status/stream") as events:
+                next(line for line in events.iter_lines() if "IN_PROGRESS" in line)
+        waiting = [submit(client, {"number": 1}) for _ in range(3)]
+        refused = client.post(APP, json={"number": 1})
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        assert "as many as this server lets wait" in refused.json()["detail"]
+        for id in [*running, *waiting]:
+            client.put(f"{APP}/requests/{id}/cancel")
+        assert wait(client, submit(client, {"number": 1}))["error"] is None

@@ -2,17 +2,16 @@
 
 import asyncio
 import json
-import socket
 import threading
 from collections.abc import AsyncIterator
 from typing import Any, ClassVar
 
 import httpx
 import pytest
-import uvicorn
 from fastapi import HTTPException, Request, WebSocket
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
+from served_app import on_a_socket
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
@@ -429,19 +428,3 @@ def test_a_websocket_endpoint_that_could_not_be_connected_to_is_refused() -> Non
         build(Plain())
     with pytest.raises(AppError, match="needs a parameter that is a WebSocket"):
         build(Blind())
-
-
-class on_a_socket:
-    """Serves an app on a free port of this process's loop."""
-
-    def __init__(self, app: App) -> None:
-        self._server = uvicorn.Server(uvicorn.Config(build(app), log_config=None))
-        self._socket = socket.create_server(("127.0.0.1", 0))
-
-    async def __aenter__(self) -> str:
-        self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]))
-        return f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.should_exit = True
-        await self._task

@@ -173,6 +173,7 @@ NAMES = {
     ".file.types": "RepositoryId",
     ".image": "Image ImageField ImageSize ImageSizeInput get_image_size read_image_from_url",
     ".image.image": "Image ImageField ImageFormat ImageSize ImageSizeInput ImageSizePreset",
+    ".kv": "KVStore KVStoreException",
     ".pydantic": "AudioField FalBaseModel Field FileField Hidden ImageField VideoField",
     ".types": "DataUri FileInput HttpsUrl ImageDataUri ImageHttpsUrl ImageInput",
     ".utils": "File Image",

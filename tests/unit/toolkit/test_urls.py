@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polyrank.errors import InvalidInput
+from polyrank.settings import StorageSettings
 from polyrank.toolkit import addresses, datauri, urls
 from polyrank.toolkit.exceptions import FileTooLarge, UnreadableURL, UnsafeURL
 from polyrank.toolkit.urls import URLPolicy, open_url, open_url_async
@@ -90,6 +91,38 @@ def test_only_the_networks_that_are_named_are_allowed() -> None:
     assert addresses.is_allowed("10.1.2.3", ("10.1.0.0/16",))
     assert not addresses.is_allowed("10.2.2.3", ("10.1.0.0/16",))
     assert not addresses.is_allowed("::1", ("10.1.0.0/16",))
+
+
+@pytest.mark.parametrize(
+    ("host", "known", "is_allowed"),
+    [
+        ("files.lan", "files.lan", True),
+        ("FILES.lan.", "Files.LAN", True),
+        ("a.files.lan", "*.lan", True),
+        ("lan", "*.lan", False),
+        ("files.lan.evil.com", "files.lan", False),
+        ("evil-files.lan", "files.lan", False),
+    ],
+)
+def test_hosts_are_allowed_by_name(host: str, known: str, is_allowed: bool) -> None:
+    assert URLPolicy(allowed_hosts=(known,)).allows(host) is is_allowed
+
+
+def test_a_host_that_is_allowed_may_have_any_address(site: Any) -> None:
+    url = site.page("/a", b"data").replace("127.0.0.1", "localhost")
+    assert open_url(url, URLPolicy(allowed_hosts=("localhost",))).data == b"data"
+    elsewhere = site.page("/from", status=302, location=site.url + "/a")
+    with pytest.raises(UnsafeURL):  # a redirect to another host is not covered by it
+        open_url(
+            elsewhere.replace("127.0.0.1", "localhost"), URLPolicy(allowed_hosts=("localhost",))
+        )
+
+
+def test_the_setting_is_a_list_of_hosts_and_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POLYRANK_ALLOWED_HOSTS", "files.lan, 10.0.0.0/8,::1 ,*.corp")
+    settings = StorageSettings()
+    assert settings.allowed_networks == ("10.0.0.0/8", "::1")
+    assert settings.allowed_names == ("files.lan", "*.corp")
 
 
 @pytest.mark.parametrize(

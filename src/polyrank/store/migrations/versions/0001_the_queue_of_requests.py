@@ -50,6 +50,7 @@ def upgrade() -> None:
         sa.Column("answer", sa.LargeBinary(), nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
         sa.Column("error_type", sa.Text(), nullable=True),
+        sa.Column("logs", sa.JSON(), nullable=True),
         sa.PrimaryKeyConstraint("seq", name=op.f("pk_requests")),
         sa.UniqueConstraint(
             "caller", "idempotency_key", name=op.f("uq_requests_caller_idempotency_key")

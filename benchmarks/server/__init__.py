@@ -1,0 +1,1 @@
+"""What the server costs: requests, events and the queue, beside the peers."""

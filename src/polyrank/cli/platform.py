@@ -1,0 +1,214 @@
+"""A server in this process and one replica behind it: what ``run`` and ``demo`` start."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import IO
+
+from polyrank import reports
+from polyrank.app.projects import AppRef
+from polyrank.certificates import Authority, trusted_with
+from polyrank.client.options import environment
+from polyrank.gateway.callers import is_loopback
+from polyrank.gateway.hosting import HostedApp
+from polyrank.gateway.server import Server, build
+from polyrank.scaler.local import Ended, LocalReplica, ReplicaArguments
+from polyrank.serving import Serving, base_url, listen, serving
+from polyrank.settings import FileSettings, ServerSettings
+
+# The owner of what runs without a deployment.
+OWNER = "local"
+# What callers get to take their answers once the app has ended.
+LAST_MOMENT_S = 2.0
+LOOPBACK = ("127.0.0.0/8", "::1/128")
+
+
+def arguments_for(
+    ref: AppRef, device: str | None = None, ranks: int | None = None, verbose: bool = False
+) -> ReplicaArguments:
+    """What a replica of the app at ``ref`` is started with."""
+    return ReplicaArguments(
+        str(ref), ref.options, ref.module, device=device, ranks=ranks, verbose=verbose
+    )
+
+
+class Platform:
+    """One app, served as ``local/NAME``. ``listeners`` are told what its replica reports."""
+
+    def __init__(
+        self,
+        arguments: ReplicaArguments,
+        host: str,
+        port: int,
+        *,
+        database_url: str | None = None,
+        files_url: str | None = None,
+        output: IO[str] | None = None,
+        tls: bool = False,
+    ) -> None:
+        """Without a ``database_url``, here or in the settings, requests are kept until the end
+        only, and files without a ``files_url``. ``output`` takes what the app prints. ``tls``
+        has it speak https, with a certificate of the authority in the data folder. Raises
+        AddressTaken."""
+        self._listening = listen(host, port)
+        self._database_url = database_url
+        self._files_url = files_url
+        self._replica = LocalReplica(arguments, self._hear, output)
+        self._server: Server | None = None
+        self._serving: Serving | None = None
+        self._app: HostedApp | None = None
+        self._tasks: asyncio.TaskGroup | None = None
+        self._listen_host = host
+        self._settings, self._keys_url = self._access()
+        self.authority = self._settings.data_dir / "tls" if tls else None
+        self.url = base_url(self._listening, is_tls=tls)
+        self.listeners: list[Callable[[reports.Report | Ended], None]] = []
+        self.is_ending = False
+        self.ended = asyncio.Event()
+
+    @property
+    def app_name(self) -> str:
+        """The app's own name, without its owner."""
+        return self._app.name.removeprefix(f"{OWNER}/") if self._app is not None else ""
+
+    @property
+    def app_url(self) -> str:
+        """Where the app is called directly."""
+        return f"{self.url}/run/{OWNER}/{self.app_name}"
+
+    @property
+    def replica_pid(self) -> int | None:
+        """The process id of the replica, None between two."""
+        return self._replica.pid
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Serves inside the block; at its end, everything is ended in order."""
+        settings = self._settings
+        with contextlib.ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="polyrank-")))
+            files = FileSettings()
+            self._server = server = Server(
+                self._database_url
+                or settings.database_url
+                or f"sqlite:///{folder / 'requests.db'}",
+                self._files_url or files.url or str(folder / "files"),
+                settings,
+                keys_url=self._keys_url,
+                files_max_bytes=files.max_bytes,
+            )
+            server.apps.expect()
+            certificate = None if self.authority is None else self._certificate(folder)
+            async with serving(
+                build(server), self._listening, grace_s=3600, certificate=certificate
+            ) as self._serving:
+                self._replica.add_environment(
+                    server.filing.replica_environment(self.url, ca=self.ca_file)
+                )
+                self._replica.add_environment(self._client_environment(folder))
+                async with asyncio.TaskGroup() as self._tasks:
+                    keeping = self._tasks.create_task(self._replica.keep())
+                    try:
+                        yield
+                    finally:
+                        await self._end_in_order(keeping)
+
+    @property
+    def ca_file(self) -> Path | None:
+        """The certificate of the authority that callers must trust, if this speaks https."""
+        return None if self.authority is None else self.authority / "ca.pem"
+
+    def _certificate(self, folder: Path) -> Path:
+        """A certificate and its key for all names of this machine, for as long as we run."""
+        assert self.authority is not None
+        names = dict.fromkeys(
+            ["localhost", "127.0.0.1", "::1", socket.gethostname(), self._listen_host]
+        )
+        authority = Authority.kept_in(self.authority, "polyrank on " + socket.gethostname())
+        path = folder / "server.pem"
+        path.write_bytes(authority.issue(*names))
+        path.chmod(0o600)
+        return path
+
+    def _client_environment(self, folder: Path) -> dict[str, str]:
+        """What lets the app call apps of this server, itself among them."""
+        if self.ca_file is None:
+            return environment(self.url)
+        trusted = folder / "trusted.pem"
+        trusted.write_bytes(trusted_with(self.ca_file.read_bytes()))
+        return {**environment(self.url), "SSL_CERT_FILE": str(trusted)}
+
+    def _access(self) -> tuple[ServerSettings, str | None]:
+        """Who is let in, and where the keys are that ``polyrank keys`` makes.
+
+        On this machine alone no key is needed, and a receiver of webhooks is most likely here too.
+        """
+        settings = ServerSettings()
+        if not is_loopback(self._listening.getsockname()[0]):
+            return settings, settings.database
+        networks = (*settings.webhook_networks, *LOOPBACK)
+        settings = settings.model_copy(update={"webhook_networks": networks})
+        return settings, settings.database if settings.has_database else None
+
+    def end(self) -> None:
+        """Asks everything to end: in order, and at once the second time."""
+        if not self.is_ending:
+            self.is_ending = True
+            self.ended.set()
+            return
+        self._replica.kill()
+        if self._serving is not None:
+            self._serving.end(at_once=True)
+
+    async def restart(self) -> None:
+        """Starts the replica again; requests wait for it."""
+        await self._replica.restart()
+
+    async def _end_in_order(self, keeping: asyncio.Task[None]) -> None:
+        """The replica gets its grace period; what it is answering is passed on to the callers."""
+        self.is_ending = True
+        if self._serving is not None:
+            self._serving.end()
+        if self._server is not None:
+            self._server.take_no_more()
+        await self._replica.end()
+        keeping.cancel()
+        if self._app is not None:
+            self._app.is_gone("the server is ending")
+        if self._serving is not None:
+            # Answers are on their way still; whoever does not take them does not hold us up.
+            serving = self._serving
+            asyncio.get_running_loop().call_later(LAST_MOMENT_S, lambda: serving.end(at_once=True))
+
+    def _hear(self, report: reports.Report | Ended) -> None:
+        assert self._server is not None
+        match report:
+            case reports.Loaded():
+                self._host(report)
+            case reports.Loading() if self._app is not None:
+                self._app.is_loading(report)
+            case reports.Ready() if self._app is not None:
+                self._app.is_ready(report)
+            case reports.Line():
+                self._server.add_line(report)
+            case Ended() if self._app is not None:
+                self._app.is_gone("" if report.was_ready else report.reason, report.pause_s)
+            case Ended():
+                self._server.apps.settle()  # it failed before its name was known
+        for listener in self.listeners:
+            listener(report)
+
+    def _host(self, report: reports.Loaded) -> None:
+        assert self._server is not None
+        name = f"{OWNER}/{report.app}"
+        if self._app is not None and self._app.name != name:
+            self._server.unhost(self._app.name)
+            self._app = None
+        if self._app is None:
+            self._app = self._server.host(name, report.limits)
+        self._app.is_starting(report.limits)

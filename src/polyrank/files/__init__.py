@@ -1,0 +1,1 @@
+"""What the server keeps as files: bytes in a folder or bucket, and who may have them."""
