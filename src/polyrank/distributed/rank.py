@@ -85,7 +85,7 @@ class Rank:
             with _timed(phases, "setup"):
                 self.worker = make_worker(worker_cls, self.spec.rank, self.spec.world_size)
                 self.worker._device = device
-                self.worker._folder = Path(self.spec.address.removeprefix("ipc://")).parent
+                self.worker._runner_folder = Path(self.spec.address.removeprefix("ipc://")).parent
                 self.worker.running = True
                 self._await(self.worker.setup(**kwargs))
         except BaseException as error:

@@ -47,7 +47,7 @@ class DistributedWorker:
         self.world_size = world_size
         self.running = False
         self._device: torch.device | None = None
-        self._folder: Path | None = None
+        self._runner_folder: Path | None = None
         self._context: CallContext | None = None
 
     @property
@@ -58,11 +58,11 @@ class DistributedWorker:
         return self._device
 
     @property
-    def folder(self) -> Path:
+    def runner_folder(self) -> Path:
         """A private folder that all ranks of this machine share; it is gone with the runner."""
-        if self._folder is None:
+        if self._runner_folder is None:
             raise RuntimeError("the folder is known once the worker runs in a rank")
-        return self._folder
+        return self._runner_folder
 
     def setup(self, **kwargs: Any) -> Any:
         """Called once per rank before the first request; load the model here."""
