@@ -13,11 +13,12 @@ TORCH_FROM := --extra-index-url $(TORCH_INDEX)
 endif
 
 GPUS ?= 2
+SIZE ?= 1024
 TORCHVISION := .tools/torchvision
 JS_CLIENT := tests/e2e/server/js/node_modules/.package-lock.json
 CHROMIUM := .tools/chromium
 
-.PHONY: demo test lint types layers unit bench-runner bench-runner-gpu bench-peers bench-server clean
+.PHONY: demo test lint types layers unit bench-runner bench-runner-gpu bench-gpu bench-peers bench-server clean
 demo: $(VENV)/.installed
 	$(VENV)/bin/polyrank demo
 
@@ -44,6 +45,10 @@ bench-runner: $(VENV)/.installed
 bench-runner-gpu: $(VENV)/.installed
 	$(PY) -m benchmarks.runner --device cuda --ranks $(GPUS)
 	$(PY) -m benchmarks.sdxl --ranks $(GPUS)
+
+# polyrank.diffusion against the plain pipeline (GPUS=1, or 2 for both on one picture; SIZE=1024).
+bench-gpu: $(VENV)/.installed
+	$(PY) -m benchmarks.diffusion --ranks $(GPUS) --size $(SIZE)
 
 # polyrank beside other servers, each in an environment of its own below build/peers.
 bench-peers: $(VENV)/.installed

@@ -38,7 +38,8 @@ class TimedPainter(Painter):
         if model == "shapes":
             super().setup()
         else:
-            self.pipeline, self.preview_vae = random_sdxl(self.device)
+            self.pipeline, decoder = random_sdxl(self.device)
+            self.make_fast(decoder)
         self.pipeline.set_progress_bar_config(disable=True)
 
     def __call__(
@@ -48,18 +49,18 @@ class TimedPainter(Painter):
         import torch
         import torch.distributed as dist
 
-        watch = self.preview(steps, every) if streaming else None
         begun = time.perf_counter()
-        picture = self.pipeline(
-            PROMPT,
-            num_inference_steps=steps,
-            guidance_scale=5.0,
-            width=size,
-            height=size,
-            generator=torch.Generator().manual_seed(self.rank),
-            output_type="pt",
-            callback_on_step_end=self.cancellable(watch),
-        ).images[0]
+        with self.previewer.watch(steps, every, enabled=streaming) as watch:
+            picture = self.pipeline(
+                PROMPT,
+                num_inference_steps=steps,
+                guidance_scale=5.0,
+                width=size,
+                height=size,
+                generator=torch.Generator().manual_seed(self.rank),
+                output_type="pt",
+                callback_on_step_end=self.cancellable(watch),
+            ).images[0]
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         spent = torch.tensor(time.perf_counter() - begun, device=self.device)

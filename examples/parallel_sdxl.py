@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from polyrank.toolkit import Image
 
 if TYPE_CHECKING:  # torch is needed in the ranks only; the app itself starts without it
     import torch
+    from diffusers import AutoencoderTiny
 
 SDXL = ("stabilityai/stable-diffusion-xl-base-1.0", "madebyollin/taesdxl")
 SHAPES = Path(__file__).resolve().parent.parent / "models" / "shapes"
@@ -42,8 +42,14 @@ class Painter(DistributedWorker):
         dtype = torch.float16 if self.device.type == "cuda" else torch.float32
         self.pipeline = StableDiffusionXLPipeline.from_pretrained(model, torch_dtype=dtype)
         self.pipeline.to(self.device).set_progress_bar_config(disable=True)
-        self.preview_vae = AutoencoderTiny.from_pretrained(preview_model, torch_dtype=dtype)
-        self.preview_vae.to(self.device)
+        decoder = AutoencoderTiny.from_pretrained(preview_model, torch_dtype=dtype)
+        self.make_fast(decoder.to(self.device))
+
+    def make_fast(self, decoder: AutoencoderTiny) -> None:
+        from polyrank.diffusion import Previewer, optimize
+
+        optimize(self.pipeline)
+        self.previewer = Previewer(self.pipeline, decoder, worker=self)
 
     def __call__(
         self,
@@ -60,18 +66,18 @@ class Painter(DistributedWorker):
         import torch
 
         generator = torch.Generator("cpu").manual_seed(seed + self.rank)
-        watch = self.preview(steps, preview_every) if streaming else None
-        picture = self.pipeline(
-            prompt,
-            negative_prompt=negative_prompt,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            width=size,
-            height=size,
-            generator=generator,
-            output_type="pt",
-            callback_on_step_end=self.cancellable(watch),
-        ).images[0]
+        with self.previewer.watch(steps, preview_every, enabled=streaming) as watch:
+            picture = self.pipeline(
+                prompt,
+                negative_prompt=negative_prompt,
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                width=size,
+                height=size,
+                generator=generator,
+                output_type="pt",
+                callback_on_step_end=self.cancellable(watch),
+            ).images[0]
         grid = self.gather_grid(picture)
         if grid is None:
             return {}
@@ -80,28 +86,6 @@ class Painter(DistributedWorker):
         result = {"image": Image.from_pil(grid), "seeds": seeds}
         # As the last event of a stream it says how far the painting is, like those before it.
         return result | {"step": steps, "progress": 1.0} if streaming else result
-
-    def preview(self, steps: int, every: int) -> Callable[..., None]:
-        """A step callback that streams every rank's picture as it stands."""
-        scheduler = self.pipeline.scheduler
-        before: torch.Tensor | None = None  # the estimate needs two latents in a row
-
-        def on_step_end(_: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> None:
-            nonlocal before
-            latents = tensors["latents"]
-            if before is not None and step + 1 < steps and (step + 1) % every == 0:
-                clean = clean_estimate(before, latents, scheduler.sigmas, step)
-                scaled = clean / self.pipeline.vae.config.scaling_factor
-                scaled = clean if self.preview_vae.config.scaling_factor == 1 else scaled
-                picture = self.preview_vae.decode(scaled.to(self.preview_vae.dtype)).sample[0]
-                grid = self.gather_grid((picture / 2 + 0.5).clamp(0, 1))
-                progress = (step + 1) / steps
-                self.add_streaming_result(
-                    {"step": step + 1, "progress": progress, "preview_image": grid}
-                )
-            before = latents
-
-        return on_step_end
 
     def gather_grid(self, picture: torch.Tensor) -> PILImage.Image | None:
         """All ranks' pictures ([3, height, width] in 0…1) side by side, on rank 0."""
@@ -121,18 +105,6 @@ class Painter(DistributedWorker):
             place = (index % columns * width, index // columns * height)
             grid.paste(PILImage.fromarray(tile.cpu().numpy()), place)
         return grid
-
-
-def clean_estimate(
-    before: torch.Tensor, latents: torch.Tensor, sigmas: torch.Tensor, step: int
-) -> torch.Tensor:
-    """The picture that the latents are heading for.
-
-    An Euler step moves along the noise e: x' = x + (s' - s) e, so two latents in a row give e and
-    with it the clean latents x' - s' e, whatever the model predicts.
-    """
-    old, new = sigmas[step].item(), sigmas[step + 1].item()
-    return latents - new * (latents - before) / (new - old)
 
 
 def find_weights() -> tuple[str, str]:

@@ -6,6 +6,7 @@ PolyrankError                      500 internal_error
 │   ├── UploadTooLarge             413 upload_too_large   a file above the limit
 │   └── FieldException             chosen by the app's author
 ├── AppError                       500 app_error          the app file or its options are wrong
+│   └── UnsupportedPipeline        500 app_error          a pipeline that a technique does not fit
 ├── AppException                   chosen by the app's author
 ├── RequestTimeout                 504 request_timeout
 ├── RequestAborted                 499 client_cancelled
@@ -198,6 +199,10 @@ class RunnerStopped(RunnerError):
 
     status = 503
     code = "runner_connection_refused"
+
+
+class UnsupportedPipeline(AppError):
+    """A part of ``polyrank.diffusion`` cannot work with this pipeline, scheduler or shape."""
 
 
 class AppException(PolyrankError):

@@ -27,6 +27,14 @@ class EngineSettings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
+class DiffusionSettings(BaseSettings):
+    """Where ``polyrank.diffusion`` keeps what it makes (``POLYRANK_…``)."""
+
+    model_config = SettingsConfigDict(env_prefix="POLYRANK_", frozen=True, extra="ignore")
+
+    compiled: Path = Path("~/.cache/polyrank/compiled")
+
+
 def _data_dir() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "polyrank"
 

@@ -80,7 +80,14 @@ def test_every_option_and_every_key_of_pyproject_is_named() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["polyrank", "polyrank.app", "polyrank.client", "polyrank.distributed", "polyrank.toolkit"],
+    [
+        "polyrank",
+        "polyrank.app",
+        "polyrank.client",
+        "polyrank.diffusion",
+        "polyrank.distributed",
+        "polyrank.toolkit",
+    ],
 )
 def test_every_public_name_is_in_the_docs(module: str) -> None:
     text = "\n".join(PAGES.values())

@@ -14,6 +14,7 @@ import inspect
 import os
 import random
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -84,6 +85,7 @@ class Rank:
             with _timed(phases, "setup"):
                 self.worker = make_worker(worker_cls, self.spec.rank, self.spec.world_size)
                 self.worker._device = device
+                self.worker._runner_folder = Path(self.spec.address.removeprefix("ipc://")).parent
                 self.worker.running = True
                 self._await(self.worker.setup(**kwargs))
         except BaseException as error:
@@ -234,6 +236,7 @@ class CallInRank:
         self.step = 0
         self.events_sent = 0
         self.image_format = "jpeg"
+        self._adding = threading.Lock()  # previews are added from a thread
         self._rank = rank
         self._streams = frame.streaming and rank.spec.rank == 0
 
@@ -255,10 +258,11 @@ class CallInRank:
         if not self._streams:
             return
         copy = events.snapshot(result)
-        self.events_sent += 1
-        self.image_format = image_format
-        index = self.events_sent
-        self._rank.event_thread.put(lambda: self._send(copy, index, image_format, quality))
+        with self._adding:
+            self.events_sent += 1
+            self.image_format = image_format
+            index = self.events_sent
+            self._rank.event_thread.put(lambda: self._send(copy, index, image_format, quality))
 
     def _send(self, copy: Any, index: int, image_format: str, quality: int | None) -> None:
         if not self._may_send(index):

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import threading
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class DistributedWorker:
         self.world_size = world_size
         self.running = False
         self._device: torch.device | None = None
+        self._runner_folder: Path | None = None
         self._context: CallContext | None = None
 
     @property
@@ -54,6 +56,13 @@ class DistributedWorker:
         if self._device is None:
             raise RuntimeError("the device is known once the worker runs in a rank")
         return self._device
+
+    @property
+    def runner_folder(self) -> Path:
+        """A private folder that all ranks of this machine share; it is gone with the runner."""
+        if self._runner_folder is None:
+            raise RuntimeError("the folder is known once the worker runs in a rank")
+        return self._runner_folder
 
     def setup(self, **kwargs: Any) -> Any:
         """Called once per rank before the first request; load the model here."""
@@ -78,8 +87,9 @@ class DistributedWorker:
         Encoding happens in a thread of the rank. Only rank 0's results are streamed, and only
         when the caller streams; elsewhere the call costs nothing. ``image_format`` ("jpeg", "png",
         "webp") and ``quality`` say how pictures are written for callers who read text events;
-        others get the very pixels. ``as_text_event`` is accepted and decides nothing: the caller
-        of ``stream`` says in which form it wants the events.
+        others get the very pixels. Any thread may call it until the request's call ends.
+        ``as_text_event`` is accepted and decides nothing: the caller of ``stream`` says in which
+        form it wants the events.
         """
         if self._context is not None:
             self._context.add_event(result, image_format, quality)

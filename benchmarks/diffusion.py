@@ -1,0 +1,290 @@
+"""SDXL with polyrank.diffusion against the plain pipeline, in one run.
+
+    python -m benchmarks.diffusion --ranks 1              # on GPUs
+    python -m benchmarks.diffusion --ranks 2              # and both GPUs on one picture
+    python -m benchmarks.diffusion --model shapes --size 256 --device cpu
+
+SDXL's architecture with random weights: what a step costs does not depend on what it paints. A
+picture's seconds are those from the call of the pipeline to the picture in host memory, of the
+slowest rank; the walls are those of the caller of the runner.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import math
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.sdxl import PROMPT, random_sdxl
+from examples.parallel_sdxl import SHAPES
+from polyrank.distributed import DistributedRunner, DistributedWorker
+
+COMPILE_LIMIT_S = 420
+
+
+class Bench(DistributedWorker):
+    """One pipeline per rank; ``act`` says what to do with it."""
+
+    def setup(self, model: str, size: int, cache: str) -> None:
+        """``model``: "random" for SDXL's architecture, "shapes" for models/shapes."""
+        from diffusers import AutoencoderTiny, StableDiffusionXLPipeline
+
+        self.size, self.cache = size, cache
+        if model == "shapes":
+            self.pipeline = StableDiffusionXLPipeline.from_pretrained(SHAPES).to(self.device)
+            self.tiny = AutoencoderTiny.from_pretrained(SHAPES / "preview").to(self.device)
+        else:
+            self.pipeline, self.tiny = random_sdxl(self.device)
+        self.pipeline.set_progress_bar_config(disable=True)
+        self.pictures: dict[str, Any] = {}
+
+    def __call__(self, streaming: bool = False, *, act: str, **options: Any) -> Any:
+        """Calls the method ``act``."""
+        return getattr(self, act)(**options)
+
+    def paint(self, name: str, steps: int, every: int = 0, same_seed: bool = False) -> float:
+        """Seconds of one picture, of the slowest rank; it is kept under ``name``."""
+        import contextlib
+
+        import torch
+
+        watching = (
+            self.previewer.watch(steps, every) if every else contextlib.nullcontext(lambda *a: {})
+        )
+        begun = time.perf_counter()
+        with watching as watch:
+            picture = self.pipeline(
+                PROMPT,
+                num_inference_steps=steps,
+                guidance_scale=5.0,
+                width=self.size,
+                height=self.size,
+                generator=torch.Generator().manual_seed(0 if same_seed else self.rank),
+                callback_on_step_end=self.cancellable(watch),
+            ).images[0]
+        seconds = time.perf_counter() - begun
+        self.pictures[name] = picture
+        return self.slowest(seconds)
+
+    def slowest(self, seconds: float) -> float:
+        """The largest of all ranks' seconds."""
+        import torch
+        import torch.distributed as dist
+
+        spent = torch.tensor(seconds)
+        dist.all_reduce(spent, dist.ReduceOp.MAX)
+        return spent.item()
+
+    def compare(self, one: str, other: str) -> tuple[int, float]:
+        """Largest difference of a channel and PSNR of two kept pictures of rank 0."""
+        import numpy as np
+
+        left, right = (np.asarray(self.pictures[name], int) for name in (one, other))
+        mean = float(((left - right) ** 2).mean())
+        psnr = math.inf if mean == 0 else 10 * math.log10(255**2 / mean)
+        return int(np.abs(left - right).max()), psnr
+
+    def optimize(self) -> float:
+        """``optimize`` and a previewer; seconds of the call and of a first picture's two steps."""
+        from polyrank.diffusion import Previewer, optimize
+
+        begun = time.perf_counter()
+        self.optimized = optimize(self.pipeline, cache=self.cache)
+        self.previewer = Previewer(self.pipeline, self.tiny, worker=self, cache=self.cache)
+        self.paint("first", 2)
+        self.previewer.warm_up(self.size, self.size)
+        return self.slowest(time.perf_counter() - begun)
+
+    def compiled(self) -> tuple[float, float, str]:
+        """Seconds until the compiler was through, those of the next two steps, and the state."""
+        begun = time.perf_counter()
+        ready = self.optimized.wait(COMPILE_LIMIT_S) and self.previewer.wait(COMPILE_LIMIT_S)
+        waited = time.perf_counter() - begun
+        self.paint("first", 2)
+        with self.previewer.watch(2, 1):
+            self.previewer.warm_up(self.size, self.size)
+        state = f"{'' if ready else 'not '}ready, {self.optimized.state()}"
+        return self.slowest(waited), self.slowest(time.perf_counter() - begun - waited), state
+
+    def pair(self, on: bool) -> None:
+        """Both ranks on one picture, or each on its own."""
+        from polyrank.diffusion import parallelize
+
+        if on:
+            parallelize(self.pipeline)
+        else:
+            self.pipeline.unet.forward.share(None)
+
+    def profile(self) -> str:
+        """Kernels of one picture's two steps, the longest first."""
+        from torch.profiler import ProfilerActivity, profile
+
+        with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+            self.paint("profile", 2)
+        return profiled.key_averages().table(
+            sort_by="self_device_time_total", row_limit=25, max_name_column_width=70
+        )
+
+
+@dataclass
+class Row:
+    """A line of the table."""
+
+    name: str
+    seconds: float
+    against: float
+    note: str = ""
+
+    def __str__(self) -> str:
+        times = f"{self.against / self.seconds:.2f}" if self.against else ""
+        return f"| {self.name} | {self.seconds:.3f} | {times} | {self.note} |"
+
+
+class Table:
+    """Measures through a runner and collects rows."""
+
+    def __init__(self, runner: DistributedRunner, repeats: int) -> None:
+        self.runner = runner
+        self.repeats = repeats
+        self.rows: list[Row] = []
+
+    async def do(self, act: str, **options: Any) -> Any:
+        """Has every rank do something; rank 0's answer."""
+        return await self.runner.invoke({"act": act, **options})
+
+    async def median(self, name: str, steps: int, **options: Any) -> float:
+        """Median seconds of a picture, of the slowest rank."""
+        seconds = [
+            await self.do("paint", name=name, steps=steps, **options) for _ in range(self.repeats)
+        ]
+        say(f"{name}: {', '.join(f'{each:.4f}' for each in sorted(seconds))}")
+        return statistics.median(seconds)
+
+    def add(self, name: str, seconds: float, against: float = 0, note: str = "") -> None:
+        """Adds a row; ``against``: the seconds it is compared with."""
+        self.rows.append(Row(name, seconds, against, note))
+        say(str(self.rows[-1]))
+
+
+async def previews(table: Table, steps: int, every: int) -> tuple[float, float, float, int]:
+    """Medians of the walls without and with previews, taken in turn, and of the first preview."""
+    plain, watched, firsts, count = [], [], [], 0
+    payload = {"act": "paint", "name": "previews", "steps": steps}
+    for _ in range(2 * table.repeats):
+        begun = time.perf_counter()
+        await table.runner.invoke(payload)
+        plain.append(time.perf_counter() - begun)
+        begun, count = time.perf_counter(), 0
+        async for _event in table.runner.stream({**payload, "every": every}, as_text_events=True):
+            if count == 0:
+                firsts.append(time.perf_counter() - begun)
+            count += 1
+        watched.append(time.perf_counter() - begun)
+    medians = [statistics.median(each) for each in (plain, watched, firsts)]
+    return medians[0], medians[1], medians[2], count - 1
+
+
+async def measure(args: argparse.Namespace) -> None:
+    """Runs everything and prints the table."""
+    runner = DistributedRunner(Bench, args.ranks, device=args.device)
+    with tempfile.TemporaryDirectory() as folder:
+        cache = args.cache or folder
+        await runner.start(timeout=600, model=args.model, size=args.size, cache=cache)
+        table = Table(runner, args.repeats)
+        try:
+            await fill(table, args)
+        finally:
+            await runner.stop()
+            report(table, args)
+
+
+async def fill(table: Table, args: argparse.Namespace) -> None:
+    """The rows, in the order in which one pipeline can give them."""
+    few, many = args.steps
+    await table.do("paint", name="warm-up", steps=2)
+    plain = {steps: await table.median(f"plain{steps}", steps) for steps in (few, many)}
+    for steps in (few, many):
+        table.add(f"plain pipeline, {steps} steps", plain[steps], plain[steps])
+    await table.do("paint", name="plain one", steps=few, same_seed=True)
+    first = await table.do("optimize")
+    table.add("`optimize` and the first picture (2 steps)", first)
+    if args.ranks == 2:  # so that this is compiled at the same time
+        await table.do("pair", on=True)
+        await table.do("paint", name="pair", steps=2, same_seed=True)
+        await table.do("pair", on=False)
+    waited, swap, state = await table.do("compiled")
+    say(state)
+    table.add("the compiler, meanwhile", waited, note="once per machine and shape")
+    table.add("first picture from compiled code (2 steps)", swap)
+    for steps in (few, many):
+        await table.do("paint", name="warm-up", steps=2)
+        seconds = await table.median(f"fast{steps}", steps)
+        most, psnr = await table.do("compare", one=f"plain{steps}", other=f"fast{steps}")
+        table.add(f"optimized, {steps} steps", seconds, plain[steps], likeness(most, psnr))
+    for every in (5, 1):
+        without, walls, seen, count = await previews(table, few, every)
+        note = f"{(walls / without - 1) * 100:+.1f} % for {count} previews of all ranks"
+        table.add(f"wall of a request, {few} steps", without, plain[few])
+        table.add(f"the same, previews every {every} steps", walls, plain[few], note)
+        table.add("first preview at the caller", seen)
+    if args.ranks == 2:
+        await table.do("paint", name="one", steps=few, same_seed=True)
+        await table.do("pair", on=True)
+        await table.do("paint", name="warm-up", steps=2, same_seed=True)
+        say(str(await table.do("compiled")))
+        for steps in (few, many):
+            seconds = await table.median(f"pair{steps}", steps, same_seed=True)
+            note = ""
+            if steps == few:
+                note = "against one GPU: " + likeness(
+                    *await table.do("compare", one="one", other=f"pair{steps}")
+                )
+            table.add(f"both GPUs on one picture, {steps} steps", seconds, plain[steps], note)
+        await table.do("pair", on=False)
+    if args.profile:
+        say(await table.do("profile"))
+
+
+def likeness(most: int, psnr: float) -> str:
+    """How two pictures compare, in words."""
+    return f"largest difference {most}/255, PSNR {psnr:.1f} dB"
+
+
+def report(table: Table, args: argparse.Namespace) -> None:
+    """Prints the table."""
+    print(
+        f"{args.ranks} ranks ({args.device}), {args.model}, {args.size}x{args.size}, guidance 5, "
+        f"medians of {args.repeats}\n\n| measured | seconds | times as fast as plain | |\n"
+        "|---|---|---|---|"
+    )
+    print(*table.rows, sep="\n")
+
+
+def say(text: str) -> None:
+    """Tells how far the run is."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Reads the arguments and measures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
+    parser.add_argument("--model", choices=["random", "shapes"], default="random")
+    parser.add_argument("--size", type=int, default=1024)
+    parser.add_argument("--steps", type=int, nargs=2, default=[20, 30])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--cache", help="folder of compiled code; by default a fresh one")
+    parser.add_argument("--profile", action="store_true", help="list the longest kernels")
+    asyncio.run(measure(parser.parse_args(arguments)))
+
+
+if __name__ == "__main__":
+    main()

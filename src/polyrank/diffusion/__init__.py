@@ -1,0 +1,6 @@
+"""What makes a diffusers pipeline fast, and shows its pictures while they are made."""
+
+from polyrank.diffusion.optimize import Optimized, optimize, parallelize
+from polyrank.diffusion.previewer import Previewer
+
+__all__ = ["Optimized", "Previewer", "optimize", "parallelize"]

@@ -1,0 +1,123 @@
+"""The parts of a pipeline that are worth a graph or a compiler, as functions of tensors only.
+
+A core is built the same way in the process that serves and in the one that compiles for it, so
+that what is compiled there fits the weights here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from torch import Tensor, nn
+
+from polyrank.diffusion.attention import TextProjection, fuse_decoder, fuse_unet
+from polyrank.diffusion.norms import spread_norms
+from polyrank.diffusion.pictures import to_bytes
+
+
+class UNetCore(nn.Module):
+    """A UNet's forward over keys and values of the text instead of the text.
+
+    ``added`` are the tensors of ``added_cond_kwargs`` in the order of their names.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, added: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self.unet = unet
+        self.added = added
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor, keys_values: Tensor, *added: Tensor
+    ) -> Tensor:
+        """The UNet's output."""
+        named = dict(zip(self.added, added, strict=True)) or None
+        # The class's own: the instance's is the one that brought us here.
+        stock = type(self.unet).forward
+        output: Tensor = stock(
+            self.unet, sample, timestep, keys_values, added_cond_kwargs=named, return_dict=False
+        )[0]
+        return output
+
+
+class PreviewCore(nn.Module):
+    """A small decoder, from latents to bytes."""
+
+    def __init__(self, vae: AutoencoderTiny) -> None:
+        super().__init__()
+        self.decoder = vae.decoder
+        self.scale = vae.config.scaling_factor
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """[n, height, width, 3] of uint8."""
+        dtype = next(self.decoder.parameters()).dtype
+        # As AutoencoderTiny.decode does; its decoder answers in -1…1.
+        picture = self.decoder((latents / self.scale).to(dtype))
+        return to_bytes((picture / 2 + 0.5).clamp(0, 1))
+
+
+class DecoderCore(nn.Module):
+    """The decoder of a VAE, computed in the VAE's precision."""
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.post_quant_conv = vae.post_quant_conv
+        self.decoder = vae.decoder
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """The picture in -1…1."""
+        if self.post_quant_conv is not None:
+            latents = self.post_quant_conv(latents)
+        picture: Tensor = self.decoder(latents)
+        return picture
+
+
+def fast_unet(unet: UNet2DConditionModel) -> TextProjection:
+    """Prepares ``unet`` in place; see ``fuse_unet``."""
+    unet.requires_grad_(False).eval()
+    unet.to(memory_format=torch.channels_last)
+    return fuse_unet(unet)
+
+
+def fast_preview(vae: AutoencoderTiny) -> PreviewCore:
+    """Prepares a small decoder in place."""
+    vae.requires_grad_(False).eval()
+    vae.to(memory_format=torch.channels_last)
+    return PreviewCore(vae)
+
+
+def fast_decoder(vae: AutoencoderKL) -> DecoderCore:
+    """Prepares the decoder of ``vae`` in place."""
+    # Its layout stays: PyTorch's own group norm is slow on pictures laid out by channels last.
+    vae.requires_grad_(False).eval()
+    fuse_decoder(vae)
+    return DecoderCore(vae)
+
+
+def lend_weights(core: nn.Module, names: Sequence[str]) -> list[Tensor]:
+    """The weights of these names, in the memory layout that compiled code expects.
+
+    Those of convolutions are copied unless they have it already; all others are the core's own.
+    """
+    weights = {**dict(core.named_parameters(remove_duplicate=False)), **dict(core.named_buffers())}
+    return [
+        weights[name].data.contiguous(memory_format=torch.channels_last)
+        if weights[name].ndim == 4
+        else weights[name].data
+        for name in names
+    ]
+
+
+def build(kind: str, config: dict[str, Any], added: tuple[str, ...]) -> nn.Module:
+    """The core to compile for a model of this configuration; its weights have the same names."""
+    if kind == "unet":
+        unet = UNet2DConditionModel.from_config(config)
+        fast_unet(unet)
+        return UNetCore(unet, added)
+    if kind == "preview":
+        return fast_preview(AutoencoderTiny.from_config(config))
+    core = fast_decoder(AutoencoderKL.from_config(config))
+    spread_norms(core)
+    return core

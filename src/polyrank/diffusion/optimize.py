@@ -1,0 +1,272 @@
+"""``optimize``: an ordinary diffusers pipeline, its answers unchanged, in less time."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
+from torch import Tensor
+
+from polyrank.diffusion.accelerated import AcceleratedCore, Compiler
+from polyrank.diffusion.attention import check_decoder, check_unet
+from polyrank.diffusion.cores import UNetCore, fast_decoder, fast_unet
+from polyrank.diffusion.graphs import GraphedFunction, Last
+from polyrank.diffusion.parallel import RowSplit
+from polyrank.diffusion.pictures import to_pictures
+from polyrank.errors import UnsupportedPipeline
+
+log = logging.getLogger("polyrank.diffusion")
+
+# Steps that the host may be ahead of the GPU: enough to keep it busy, and few enough that a
+# cancelled request ends soon and progress is told when it is made.
+STEPS_AHEAD = 2
+
+
+def optimize(
+    pipeline: Any,
+    *,
+    graphs: bool = True,
+    compile: bool = True,
+    decode_in_bfloat16: bool = True,
+    cache: str | Path | None = None,
+) -> Optimized:
+    """Makes a pipeline with a UNet (SDXL, Stable Diffusion 1 and 2) fast, in place.
+
+    Call it once, after the pipeline is on its device and LoRAs, if any, are fused. The pipeline is
+    used as before. The pictures are those of the plain pipeline but for rounding.
+
+    Args:
+        pipeline: the diffusers pipeline.
+        graphs: replay CUDA graphs, one per shape. The first call of a shape records it.
+        compile: have the UNet and the decoder compiled in another process, once per machine and
+            shape; the pipeline serves meanwhile and takes the result when the next picture begins.
+        decode_in_bfloat16: decode in bfloat16 where diffusers would go to float32, because the
+            VAE overflows in float16.
+        cache: folder of compiled code; ``POLYRANK_COMPILED`` or ``~/.cache/polyrank/compiled``.
+
+    On a CPU only what needs neither graphs nor a compiler is done. Raises UnsupportedPipeline for
+    a pipeline of another kind, before anything has been changed.
+
+    Example::
+
+        self.pipeline = StableDiffusionXLPipeline.from_pretrained(…).to(self.device)
+        optimize(self.pipeline)
+    """
+    unet, vae = getattr(pipeline, "unet", None), getattr(pipeline, "vae", None)
+    if not isinstance(unet, UNet2DConditionModel):
+        raise UnsupportedPipeline(
+            f"optimize() knows pipelines with a UNet2DConditionModel; {type(pipeline).__name__} "
+            f"has {type(unet).__name__}"
+        )
+    check_unet(unet)
+    if isinstance(vae, AutoencoderKL):
+        check_decoder(vae)
+    on_gpu = unet.device.type == "cuda"
+    compiler = Compiler.in_folder(cache) if compile and on_gpu else None
+    fast = [FastUNet(unet, graphs=graphs and on_gpu, compiler=compiler).accelerated]
+    if isinstance(vae, AutoencoderKL):
+        if decode_in_bfloat16 and vae.dtype == torch.float16 and vae.config.force_upcast:
+            vae.to(torch.bfloat16)
+        fast.append(FastDecoder(vae, graphs=graphs and on_gpu, compiler=compiler).accelerated)
+    if graphs and on_gpu:
+        for name in ("text_encoder", "text_encoder_2"):
+            if (encoder := getattr(pipeline, name, None)) is not None:
+                FastTextEncoder(encoder)
+    _encode_on_device(pipeline)
+    return Optimized(fast, compiler)
+
+
+class Optimized:
+    """What has become of a pipeline."""
+
+    def __init__(self, cores: list[AcceleratedCore], compiler: Compiler | None) -> None:
+        self._cores = cores
+        self._compiler = compiler
+
+    def state(self) -> dict[str, dict[str, str]]:
+        """For the UNet and the decoder: how each shape that was met runs."""
+        return {core.kind: core.state() for core in self._cores}
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Waits until all that is being compiled is ready; false if the time was not enough."""
+        return self._compiler is None or self._compiler.wait(timeout_s)
+
+    def close(self) -> None:
+        """Ends what still compiles. The pipeline goes on as it is."""
+        if self._compiler is not None:
+            self._compiler.close()
+
+
+class FastUNet:
+    """Stands in for a UNet's ``forward``."""
+
+    def __init__(
+        self, unet: UNet2DConditionModel, *, graphs: bool, compiler: Compiler | None
+    ) -> None:
+        self._unet = unet
+        self._text_projection = fast_unet(unet)
+        self._last_text = Last()
+        self._keys_values: Tensor
+        added = ("text_embeds", "time_ids") if unet.config.addition_embed_type else ()
+        self._added = added
+        self.accelerated = AcceleratedCore(
+            "unet",
+            UNetCore(unet, added),
+            dict(unet.config),
+            added=added,
+            graphs=graphs,
+            compiler=compiler,
+        )
+        self._ahead: deque[torch.cuda.Event] = deque()
+        self._split: RowSplit | None = None
+        unet.forward = self
+
+    def share(self, split: RowSplit | None) -> None:
+        """From the next call on, other ranks compute rows of the batch; None: no more."""
+        self._split = split
+        self._last_text = Last()
+
+    def __call__(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float | int,
+        encoder_hidden_states: Tensor,
+        *,
+        added_cond_kwargs: dict[str, Tensor] | None = None,
+        return_dict: bool = True,
+        **others: Any,
+    ) -> Any:
+        """The UNet's output, as diffusers' own ``forward`` gives it."""
+        others = {name: value for name, value in others.items() if value is not None}
+        if "attention_mask" in others or "encoder_attention_mask" in others:
+            raise UnsupportedPipeline("an optimized UNet takes no attention masks")
+        split = self._split
+        if others or (split is not None and not split.fits(sample)):
+            split = None
+        if not self._last_text.is_now(encoder_hidden_states):
+            self._begin(encoder_hidden_states, split)
+        added = added_cond_kwargs or {}
+        if others or set(added) != set(self._added) or not isinstance(timestep, Tensor):
+            # ControlNets and the like: the same work, called as it stands.
+            output = type(self._unet).forward(
+                self._unet,
+                sample,
+                timestep,
+                self._keys_values,
+                added_cond_kwargs=added_cond_kwargs,
+                return_dict=False,
+                **others,
+            )[0]
+        else:
+            self._hold_back(sample.device)
+            named = [added[name] for name in self._added]
+            if split is None:
+                output = self.accelerated(sample, timestep, self._keys_values, *named)
+            else:
+                mine = split.mine
+                rows = self.accelerated(
+                    mine(sample), timestep, self._keys_values, *(mine(each) for each in named)
+                )
+                output = split.gather(rows)
+        return UNet2DConditionOutput(sample=output) if return_dict else (output,)
+
+    def _begin(self, text: Tensor, split: RowSplit | None) -> None:
+        """Another text: another picture begins."""
+        self.accelerated.refresh()
+        if split is not None:
+            text = split.mine(text)
+        empty = (text == 0).flatten(1).all(1)
+        # Asked once per picture: this is the only wait for the GPU before its last step.
+        textless = int(empty.int().cumprod(0).sum())
+        self._keys_values = self._text_projection(text[textless:])
+
+    def _hold_back(self, device: torch.device) -> None:
+        if device.type != "cuda":
+            return
+        if len(self._ahead) == STEPS_AHEAD:
+            self._ahead.popleft().synchronize()
+        event = torch.cuda.Event(blocking=True)
+        event.record()
+        self._ahead.append(event)
+
+
+class FastTextEncoder:
+    """Stands in for a text encoder's ``forward``: many small kernels, replayed as one graph."""
+
+    def __init__(self, encoder: Any) -> None:
+        self._stock = encoder.forward
+        self._recorded = GraphedFunction(lambda ids: self._stock(ids, output_hidden_states=True))
+        self._records = True
+        encoder.forward = self
+
+    def __call__(self, input_ids: Tensor, *rest: Any, **named: Any) -> Any:
+        """The encoder's output, with all of its hidden states."""
+        plain = not rest and all(
+            value is None for name, value in named.items() if name != "output_hidden_states"
+        )
+        if self._records and plain and input_ids.device.type == "cuda":
+            try:
+                return self._recorded(input_ids)
+            except RuntimeError:
+                # Encoders of other libraries may wait for the GPU, which cannot be recorded.
+                log.warning("a text encoder cannot be recorded and runs as it is", exc_info=True)
+                self._records = False
+        return self._stock(input_ids, *rest, **named)
+
+
+class FastDecoder:
+    """Stands in for a VAE's ``decode``."""
+
+    def __init__(self, vae: AutoencoderKL, *, graphs: bool, compiler: Compiler | None) -> None:
+        self._vae = vae
+        self._stock = vae.decode
+        self.accelerated = AcceleratedCore(
+            "decoder", fast_decoder(vae), dict(vae.config), graphs=graphs, compiler=compiler
+        )
+        vae.decode = self
+
+    def __call__(self, z: Tensor, return_dict: bool = True, generator: Any = None) -> Any:
+        """The picture, as diffusers' own ``decode`` gives it."""
+        vae = self._vae
+        if vae.use_tiling or vae.use_slicing:
+            return self._stock(z.to(vae.dtype), return_dict=return_dict)
+        self.accelerated.refresh()
+        picture = self.accelerated(z.to(vae.dtype))
+        return SimpleNamespace(sample=picture) if return_dict else (picture,)
+
+
+def parallelize(pipeline: Any, group: dist.ProcessGroup | None = None) -> None:
+    """Lets two ranks make each picture of an optimized pipeline together.
+
+    Each computes one branch of classifier-free guidance; both have the picture. Every rank of
+    ``group`` (by default all) calls the pipeline at the same time, with the same arguments and
+    seed. Where guidance is off, each computes all.
+
+    Raises UnsupportedPipeline if the pipeline is not optimized, or the group has not two ranks.
+    """
+    fast = getattr(getattr(pipeline, "unet", None), "forward", None)
+    if not isinstance(fast, FastUNet):
+        raise UnsupportedPipeline("parallelize() needs a pipeline that optimize() was called on")
+    fast.share(RowSplit(group))
+
+
+def _encode_on_device(pipeline: Any) -> None:
+    """Pictures leave the device as bytes, not as floats."""
+    processor = pipeline.image_processor
+    stock = processor.postprocess
+
+    def postprocess(
+        image: Tensor, output_type: str = "pil", do_denormalize: list[bool] | None = None
+    ) -> Any:
+        if output_type != "pil" or not isinstance(image, Tensor):
+            return stock(image, output_type=output_type, do_denormalize=do_denormalize)
+        return to_pictures(stock(image, output_type="pt", do_denormalize=do_denormalize))
+
+    processor.postprocess = postprocess

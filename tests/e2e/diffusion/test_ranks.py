@@ -1,0 +1,97 @@
+"""polyrank.diffusion on two ranks, which are processes on the CPU here."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+import pytest
+import pytest_asyncio
+import torch
+from diffusers import StableDiffusionXLPipeline
+from diffusion_workers import MODEL, PROMPT, Painter
+
+from polyrank.distributed import DistributedRunner
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def apart() -> AsyncIterator[DistributedRunner]:
+    """Each rank paints a picture of its own."""
+    async with DistributedRunner(Painter, world_size=2, device="cpu") as runner:
+        yield runner
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def together() -> AsyncIterator[DistributedRunner]:
+    """Both ranks paint one picture."""
+    runner = DistributedRunner(Painter, world_size=2, device="cpu")
+    await runner.start(together=True)
+    yield runner
+    await runner.stop()
+
+
+async def test_the_pictures_of_all_ranks_are_streamed_as_one(apart: DistributedRunner) -> None:
+    *previews, result = [item async for item in apart.stream({"steps": 12})]
+    # Whoever is last may be too late for the end, so step 9 may be missing.
+    assert [event["step"] for event in previews][:3] == [2, 3, 6]
+    last = previews[2]["preview_image"]
+    assert last.size == (256, 128)
+    # Left is rank 0's picture and right rank 1's: they had different seeds.
+    for left, picture in ((0, result[0]), (128, result[1])):
+        tile = np.asarray(last.crop((left, 0, left + 128, 128)), float).ravel()
+        assert np.corrcoef(tile, np.asarray(picture, float).ravel())[0, 1] > 0.95
+    assert result[0] != result[1]
+
+
+async def test_a_browser_gets_the_same_as_text(apart: DistributedRunner) -> None:
+    events = [item async for item in apart.stream({"steps": 8}, as_text_events=True)]
+    assert b'"step": 2, "progress": 0.25, "preview_image": {"url": "data:image/jpeg' in events[0]
+
+
+async def test_a_request_that_streams_nothing_has_no_previews(apart: DistributedRunner) -> None:
+    pictures = await apart.invoke({"steps": 2})
+    assert pictures[0].size == (128, 128)
+
+
+async def test_previews_of_a_cancelled_request_stay_out_of_the_next(
+    apart: DistributedRunner,
+) -> None:
+    stream = apart.stream({"steps": 100})
+    assert (await anext(stream))["step"] == 2
+    await stream.aclose()
+    events = [item async for item in apart.stream({"steps": 8})]
+    assert [event["progress"] for event in events[:2]] == [2 / 8, 3 / 8]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"negative_prompt": "blurry"},
+        {"num_images_per_prompt": 2},
+        {"guidance": 1.0},  # without guidance there is nothing to share
+    ],
+)
+async def test_two_ranks_paint_the_picture_of_one(
+    together: DistributedRunner, options: dict[str, Any]
+) -> None:
+    plain = StableDiffusionXLPipeline.from_pretrained(MODEL)
+    plain.set_progress_bar_config(disable=True)
+    expected = plain(
+        PROMPT,
+        num_inference_steps=4,
+        height=128,
+        width=128,
+        generator=torch.Generator().manual_seed(0),
+        guidance_scale=options.get("guidance", 4.0),
+        **{name: value for name, value in options.items() if name != "guidance"},
+    ).images[0]
+    pictures = await together.invoke({"steps": 4, **options})
+    assert pictures[0] == pictures[1]
+    difference = np.abs(np.asarray(pictures[0], int) - np.asarray(expected, int))
+    assert difference.max() <= 2

@@ -1,0 +1,179 @@
+"""An optimized pipeline paints what the plain one paints."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, DPMSolverMultistepScheduler
+from torch import nn
+
+from polyrank.diffusion import optimize, parallelize
+from polyrank.diffusion.attention import PictureAttention, stack
+from polyrank.diffusion.cores import UNetCore, fast_decoder, fast_unet
+from polyrank.diffusion.norms import spread_group_norm
+from polyrank.errors import UnsupportedPipeline
+
+MODEL = Path(__file__).resolve().parents[3] / "models" / "shapes"
+ADDED = ("text_embeds", "time_ids")
+
+
+def difference(one: Any, other: Any) -> int:
+    """Of two pictures: the largest of any channel."""
+    return int(np.abs(np.asarray(one, int) - np.asarray(other, int)).max())
+
+
+def inputs(rows: int = 2) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    sample = torch.randn(rows, 4, 16, 16, generator=generator)
+    text = torch.randn(rows, 32, 256, generator=generator)
+    pooled = torch.randn(rows, 128, generator=generator)
+    return sample, torch.tensor(500.0), text, pooled, torch.full((rows, 6), 128.0)
+
+
+@pytest.mark.parametrize("negative_prompt", [None, "blurry"])
+@pytest.mark.parametrize("scheduler", [None, DPMSolverMultistepScheduler, DDIMScheduler])
+def test_the_pictures_are_those_of_the_plain_pipeline(
+    plain: Any, pipeline: Any, paint: Any, negative_prompt: str | None, scheduler: Any
+) -> None:
+    expected_scheduler = plain.scheduler
+    if scheduler is not None:
+        pipeline.scheduler = scheduler.from_config(pipeline.scheduler.config)
+        plain.scheduler = scheduler.from_config(plain.scheduler.config)
+    try:
+        expected = paint(plain, negative_prompt=negative_prompt)
+    finally:
+        plain.scheduler = expected_scheduler
+    optimize(pipeline)
+    assert difference(paint(pipeline, negative_prompt=negative_prompt), expected) <= 2
+
+
+def test_prompts_sizes_and_batches_may_change_between_calls(
+    plain: Any, pipeline: Any, paint: Any
+) -> None:
+    optimize(pipeline)
+    for options in (
+        {"prompt": "a yellow star"},
+        {"prompt": "a yellow star", "height": 64, "width": 192},
+        {"prompt": ["a cat", "a city"], "negative_prompt": ["dog", "sea"]},
+        {"prompt": "a yellow star", "num_images_per_prompt": 2},
+    ):
+        options["num_inference_steps"] = 2
+        assert difference(paint(pipeline, **options), paint(plain, **options)) <= 2
+
+
+def test_tensors_and_arrays_come_as_before(plain: Any, pipeline: Any, paint: Any) -> None:
+    optimize(pipeline)
+    for kind in ("pt", "np", "latent"):
+        options = {"output_type": kind, "num_inference_steps": 2}
+        one, other = paint(pipeline, **options), paint(plain, **options)
+        assert type(one) is type(other)
+        assert np.allclose(one, other, atol=1e-4)
+
+
+def test_skipping_the_attention_to_an_empty_text_changes_no_bit(pipeline: Any) -> None:
+    project = fast_unet(pipeline.unet)
+    core = UNetCore(pipeline.unet, ADDED)
+    sample, timestep, text, *added = inputs()
+    text[0] = 0
+    with torch.no_grad():
+        whole = core(sample, timestep, project(text), *added)
+        skipped = core(sample, timestep, project(text[1:]), *added)
+    assert torch.equal(whole, skipped)
+
+
+def test_the_text_is_projected_once_per_prompt(pipeline: Any, paint: Any) -> None:
+    optimize(pipeline)
+    projection = pipeline.unet.forward._text_projection
+    seen = []
+    projection.register_forward_hook(lambda module, given, made: seen.append(given[0].shape))
+    paint(pipeline)
+    paint(pipeline, negative_prompt="blurry")
+    # Without a negative prompt only the prompt's row is.
+    assert [shape[0] for shape in seen] == [1, 2]
+
+
+def test_fused_layers_share_their_memory() -> None:
+    one, other = nn.Linear(4, 3), nn.Linear(4, 2)
+    data = torch.randn(5, 4)
+    expected = torch.cat([one(data), other(data)], dim=1)
+    stacked = stack([one, other])
+    assert torch.allclose(stacked(data), expected)
+    with torch.no_grad():
+        one.weight.zero_()  # as a LoRA that is fused in place would
+    assert torch.equal(stacked.weight[:3], torch.zeros(3, 4))
+
+
+def test_a_decoder_with_attention_gives_the_same_pictures(monkeypatch: Any) -> None:
+    monkeypatch.setattr("polyrank.diffusion.attention.SCORE_BYTES", 1 << 15)  # several slices
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        block_out_channels=(32, 64),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=8,
+    )
+    latents = torch.randn(2, 4, 16, 16)
+    with torch.no_grad():
+        expected = vae.decode(latents).sample
+        core = fast_decoder(vae)
+        assert isinstance(vae.decoder.mid_block.attentions[0].processor, PictureAttention)
+        assert torch.allclose(core(latents), expected, atol=1e-5)
+
+
+def test_a_group_norm_that_is_spread_out_is_the_same_norm() -> None:
+    generator = torch.Generator().manual_seed(0)
+    norm = nn.GroupNorm(8, 32)
+    nn.init.normal_(norm.weight, generator=generator)
+    nn.init.normal_(norm.bias, generator=generator)
+    batch = torch.randn(2, 32, 48, 20, generator=generator) * 3 + 5
+    assert torch.allclose(spread_group_norm(norm, batch), norm(batch), atol=1e-5)
+    laid_out = batch.contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(spread_group_norm(norm, laid_out), norm(batch), atol=1e-5)
+
+
+def test_what_it_does_not_know_is_refused_before_anything_changes(
+    plain: Any, pipeline: Any, paint: Any
+) -> None:
+    class Custom:
+        pass
+
+    name, layer = next(
+        (name, part)
+        for name, part in pipeline.unet.named_modules()
+        if name.endswith("up_blocks.1.attentions.0.transformer_blocks.0.attn2")
+        or name.endswith("mid_block.attentions.0.transformer_blocks.0.attn2")
+    )
+    stock, layer.processor = layer.processor, Custom()
+    with pytest.raises(UnsupportedPipeline, match=rf"{name} \(Custom"):
+        optimize(pipeline)
+    layer.processor = stock
+    options = {"num_inference_steps": 2}
+    assert difference(paint(pipeline, **options), paint(plain, **options)) == 0
+
+
+def test_a_pipeline_without_a_unet_is_refused() -> None:
+    class Flux:
+        transformer = nn.Linear(1, 1)
+
+    with pytest.raises(UnsupportedPipeline, match="UNet2DConditionModel; Flux has NoneType"):
+        optimize(Flux())
+
+
+def test_only_an_optimized_pipeline_is_parallelized(plain: Any) -> None:
+    with pytest.raises(UnsupportedPipeline, match=r"optimize\(\) was called on"):
+        parallelize(plain)
+
+
+def test_the_worker_of_the_manual_paints(monkeypatch: Any) -> None:
+    page = (MODEL.parents[1] / "docs" / "diffusion.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    names: dict[str, Any] = {"__name__": "manual"}
+    exec(compile(code, "diffusion.md", "exec"), names)
+    monkeypatch.chdir(MODEL.parents[1])
+    worker = names["Painter"]()
+    worker._device = torch.device("cpu")
+    worker.setup()
+    assert worker(prompt="a red circle", steps=2)["image"].size == (256, 256)
+    worker.previewer.close()
