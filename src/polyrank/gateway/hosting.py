@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from polyrank.errors import ReplicaUnreachable
@@ -27,12 +27,16 @@ class ReplicaDown(ReplicaUnreachable):
 class HostedApp:
     """One app behind its name (``local/hello``), served by one replica at a time.
 
-    ``slots`` counts the requests that its replica still takes.
+    ``slots`` counts the requests that its replica still takes. ``on_change`` is called when those
+    who wait may have another reason to.
     """
 
-    def __init__(self, name: str, limits: Limits) -> None:
+    def __init__(
+        self, name: str, limits: Limits, on_change: Callable[[], None] = lambda: None
+    ) -> None:
         self.name = name
         self.limits = limits
+        self._on_change = on_change
         self.slots = asyncio.Semaphore(limits.multiplexing)
         self.routes: list[dict[str, Any]] = []
         self._upstream: Upstream | None = None
@@ -64,11 +68,13 @@ class HostedApp:
         self._settled.clear()
         self._failure = ""
         self._loading = "starting replica"
+        self._on_change()
 
     def is_loading(self, report: Loading) -> None:
         """The replica's ``setup`` says how far it is."""
         what = f": {report.what}" if report.what else ""
         self._loading = f"loading {report.fraction:.0%}{what}".replace("%", " %")
+        self._on_change()
 
     def is_ready(self, report: Ready) -> None:
         """The replica serves."""
@@ -77,6 +83,7 @@ class HostedApp:
         self._failure = ""
         self._ready.set()
         self._settled.set()
+        self._on_change()
 
     def is_gone(self, reason: str = "", pause_s: float = 0.0) -> None:
         """The replica has ended; with a reason if it never served."""
@@ -88,6 +95,7 @@ class HostedApp:
         self._starts_at = time.monotonic() + pause_s
         (self._settled.set if reason else self._settled.clear)()
         self._loading = "starting replica"
+        self._on_change()
 
     def close(self) -> None:
         """Closes the connections to the replica."""

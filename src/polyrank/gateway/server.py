@@ -121,7 +121,7 @@ class Server:
 
     def host(self, name: str, limits: reports.Limits) -> HostedApp:
         """Serves the app ``name`` from now on; its requests wait until it has a replica."""
-        app = HostedApp(name, limits)
+        app = HostedApp(name, limits, on_change=lambda: self.notices.publish(name))
         is_shared = self.database.dialect == "postgresql"
         dispatcher = Dispatcher(
             self.requests, app, self.notices, owner=self._owner, is_shared=is_shared

@@ -283,13 +283,13 @@ async def test_a_parent_that_leaves_without_stop_ends_at_once(scratch: Path) -> 
 @pytest.mark.parametrize("payload", ["", '{"do": "block"}', '{"do": "steps", "count": 10**9}'])
 async def test_a_parent_that_is_killed_leaves_nothing_behind(scratch: Path, payload: str) -> None:
     """Rows 18 and 19: no process, no socket folder, no shared memory, idle or at work."""
-    shared = set(os.listdir("/dev/shm"))
+    shared = shared_memory()
     body = f"await runner.invoke({payload})\n    await asyncio.Event().wait()"
     async with program(body, scratch) as (process, ranks):
         process.kill()
         assert await all_end(ranks)
         assert await folder_empties(scratch)
-    assert set(os.listdir("/dev/shm")) <= shared
+    assert shared_memory() <= shared
 
 
 async def test_a_parent_that_is_killed_while_its_ranks_are_frozen(scratch: Path) -> None:
