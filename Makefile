@@ -18,7 +18,7 @@ TORCHVISION := .tools/torchvision
 JS_CLIENT := tests/e2e/server/js/node_modules/.package-lock.json
 CHROMIUM := .tools/chromium
 
-.PHONY: demo test lint types layers unit bench-runner bench-runner-gpu bench-gpu bench-peers bench-server clean
+.PHONY: demo test lint types layers unit chaos bench-runner bench-runner-gpu bench-gpu bench-peers bench-server clean
 demo: $(VENV)/.installed
 	$(VENV)/bin/polyrank demo
 
@@ -36,6 +36,10 @@ layers: $(VENV)/.installed
 
 unit: $(VENV)/.installed $(TORCHVISION) $(JS_CLIENT) $(CHROMIUM)
 	$(PY) -m pytest -n 2 --dist loadfile
+
+# 500 requests, and 30 kills of server, replica and ranks meanwhile; `make test` kills 6 times.
+chaos: $(VENV)/.installed
+	POLYRANK_CHAOS=30 $(PY) -m pytest tests/e2e/server/test_nothing_lost.py
 
 # What the engine itself costs, on this machine.
 bench-runner: $(VENV)/.installed

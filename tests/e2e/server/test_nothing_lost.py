@@ -1,6 +1,6 @@
 """Whatever is killed, every accepted request ends once, with its own result.
 
-``POLYRANK_CHAOS=30`` kills as often as that, with 500 requests.
+``make chaos`` kills 30 times, with 500 requests.
 """
 
 import asyncio
