@@ -47,5 +47,5 @@ def test_the_client_programs_of_the_tutorial_run(address: str, tmp_path: Path) -
     assert "fal_client.stream(" in streaming.read_text()
     lines = bare.run(*exec_, str(streaming)).splitlines()
     steps = [line for line in lines if line.startswith("Step ")]
-    assert steps[0].startswith("Step 4: 13.3") and steps[-1] == "Step 30: 100.0%"
+    assert steps[0].startswith("Step 2: 6.6") and steps[-1] == "Step 30: 100.0%"
     assert sum(line.startswith("Preview available: data:image/jpeg") for line in lines) == 7

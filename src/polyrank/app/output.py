@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import time
+from collections import deque
 from typing import TextIO
 
 from polyrank import logs, reports
@@ -21,19 +22,32 @@ class Reporter:
 
     def __init__(self, fd: int | None) -> None:
         self._fd = fd
+        self._waiting: deque[bytes] = deque()
         self._lock = threading.Lock()
 
     def send(self, report: reports.Report) -> None:
-        """Sends one report; from any thread."""
-        with self._lock:
-            if self._fd is None:
-                return
+        """Sends one report; from any thread, and from a signal's handler.
+
+        Whoever finds another at it leaves the report to that one: a handler may interrupt the very
+        thread that it would wait for.
+        """
+        if self._fd is None:
+            return
+        self._waiting.append(reports.encode(report))
+        while self._waiting and self._lock.acquire(blocking=False):
             try:
-                left = memoryview(reports.encode(report))
+                self._write_all()
+            finally:
+                self._lock.release()
+
+    def _write_all(self) -> None:
+        try:
+            while self._waiting and self._fd is not None:
+                left = memoryview(self._waiting.popleft())
                 while left:
                     left = left[os.write(self._fd, left) :]
-            except OSError:
-                self._fd = None
+        except OSError:
+            self._fd = None
 
     def line(self, request_id: str, level: str, message: str) -> None:
         """Reports a line of a request's log."""
