@@ -28,8 +28,9 @@ class Bounds:
         self._clock = clock
         self._counted: dict[str, _Count] = {}
 
-    async def check(self, app: str) -> None:
-        """Counts one more request of ``app``. Raises QueueFull if as many wait as may."""
+    async def check(self, app: str) -> int:
+        """Counts one more request of ``app``; about how many wait before it. Raises QueueFull if as
+        many wait as may."""
         count = self._counted.get(app)
         now = self._clock()
         if count is None or not count.holds(now, self._limit):
@@ -42,6 +43,7 @@ class Bounds:
                 limit=self._limit,
             )
         count.added += 1
+        return count.waiting + count.added - 1
 
 
 @dataclass

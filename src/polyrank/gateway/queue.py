@@ -34,6 +34,8 @@ from polyrank.store.requests import (
 
 MOST_LISTED = 1000
 PRIORITIES = {"normal": NORMAL, "low": LOW}
+# How many waiting requests are counted to tell one its place.
+FEW = 32
 # Of the caller's headers, those that are not the app's business.
 PRIVATE = ("authorization", "cookie", "idempotency-key")
 
@@ -100,8 +102,9 @@ class Queue:
 
     async def submit(self, request: Request) -> Response:
         """Keeps a request; the answer says where to ask for it."""
-        queued, submitted = await self._keep(request, webhook_url(request))
-        position = await self._requests.position(submitted.id) or 0
+        queued, submitted, position = await self._keep(request, webhook_url(request))
+        if position <= FEW:  # exactly; where many wait, counting them costs more than it tells
+            position = await self._requests.position(submitted.id) or 0
         body = {
             "status": "IN_QUEUE",
             "request_id": submitted.id,
@@ -114,7 +117,7 @@ class Queue:
     async def run_once(self, request: Request) -> Response:
         """A direct call with an ``Idempotency-Key``: kept like a queued request, so that it runs
         once however often and from wherever it is sent; a caller who goes away does not end it."""
-        _, submitted = await self._keep(request)
+        _, submitted, _ = await self._keep(request)
         if "text/event-stream" in request.headers.get("accept", ""):
             return _event_stream(self._events(submitted.id, _last_event(request)), submitted.id)
         with self._notices.watch(submitted.id) as changed:
@@ -127,11 +130,14 @@ class Queue:
             raise UnknownRequest(f"there is no request {submitted.id!r} any more")
         return _answer(row)
 
-    async def _keep(self, request: Request, webhook: str | None = None) -> tuple[Entry, Submitted]:
+    async def _keep(
+        self, request: Request, webhook: str | None = None
+    ) -> tuple[Entry, Submitted, int]:
+        """Puts a request into the store; also tells about how many wait before it."""
         queued, wanted = await self._apps.find(request.url.path)
         start_timeout_s = start_timeout(request) or queued.app.limits.start_timeout_s
         query = for_the_app(request.url.query)
-        await self._bounds.check(wanted.app)
+        ahead = await self._bounds.check(wanted.app)
         submitted = await self._requests.submit(
             NewRequest(
                 app=wanted.app,
@@ -148,7 +154,7 @@ class Queue:
             max_queued=_max_queued(request),
         )
         queued.dispatcher.note_change(start_timeout_s)
-        return queued, submitted
+        return queued, submitted, ahead
 
     async def listing(self, request: Request) -> Response:
         """The caller's requests of an app, an admin's are all of them, the newest first:

@@ -1,8 +1,8 @@
 """A database that asyncio code can use: writes in groups, reads beside them.
 
 SQLAlchemy runs in threads of our own. A writer takes all the writes that wait, runs them in one
-transaction, each behind a savepoint, and commits once: a disk that syncs 200 times a second then
-takes thousands of durable writes a second. SQLite has one writer, because it allows one.
+transaction and commits once: a disk that syncs 200 times a second then takes thousands of durable
+writes a second. SQLite has one writer, because it allows one.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ class Database:
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Runs ``work`` in a transaction; what it returns, once that is on disk.
 
-        An exception of ``work`` undoes what it did, and nothing else. Raises StoreUnavailable if
+        An exception of ``work`` undoes what it did, and nothing else; if one of a neighbour undoes
+        both, ``work`` is run again. Raises StoreUnavailable if
         the database cannot be reached or fails to commit.
         """
         return await asyncio.wrap_future(self.submit(work))
@@ -186,19 +187,32 @@ class Database:
         return group
 
     def _commit(self, connection: Connection, group: list[_Write]) -> None:
+        """One transaction for all writes. If one of them fails, nothing of it is kept, and they
+        are run again, each behind a savepoint: savepoints cost as much as small writes do."""
+        group = [write for write in group if write.done.set_running_or_notify_cancel()]
+        results: list[Any] | None = None
+        with connection.begin() as transaction:
+            try:
+                results = [write.work(connection) for write in group]
+            except Exception as error:
+                if isinstance(error, DBAPIError) and error.connection_invalidated:
+                    raise
+                transaction.rollback()
+        if results is None:
+            return self._commit_apart(connection, group)
+        for write, result in zip(group, results, strict=True):
+            write.done.set_result(result)
+
+    def _commit_apart(self, connection: Connection, group: list[_Write]) -> None:
         outcomes: list[tuple[_Write, Any, BaseException | None]] = []
         with connection.begin():
             for write in group:
-                if not write.done.set_running_or_notify_cancel():
-                    continue
                 try:
                     with connection.begin_nested():
                         outcomes.append((write, write.work(connection), None))
-                except DBAPIError as error:
-                    if error.connection_invalidated:
-                        raise
-                    outcomes.append((write, None, error))
                 except Exception as error:
+                    if isinstance(error, DBAPIError) and error.connection_invalidated:
+                        raise
                     outcomes.append((write, None, error))
         for write, result, failure in outcomes:
             if failure is None:
