@@ -47,5 +47,9 @@ def test_the_client_programs_of_the_tutorial_run(address: str, tmp_path: Path) -
     assert "fal_client.stream(" in streaming.read_text()
     lines = bare.run(*exec_, str(streaming)).splitlines()
     steps = [line for line in lines if line.startswith("Step ")]
-    assert steps[0].startswith("Step 2: 6.6") and steps[-1] == "Step 30: 100.0%"
-    assert sum(line.startswith("Preview available: data:image/jpeg") for line in lines) == 7
+    assert steps[-1] == "Step 30: 100.0%"
+    shown = [int(line.split()[1].rstrip(":")) for line in steps[:-1]]
+    # A preview is left out where the model is faster than those before it are painted.
+    assert shown and shown == sorted(shown) and set(shown) <= {2, *range(4, 30, 4)}
+    previews = sum(line.startswith("Preview available: data:image/jpeg") for line in lines)
+    assert previews == len(shown)
