@@ -41,8 +41,8 @@ class ReplicaSpec:
     ranks: int | None = None
     device: str | None = None
     verbose: bool = False
-    # Until the app says its own limits.
-    startup_timeout_s: float = 600.0
+    # Both until the app says its own limits.
+    startup_timeout_s: float | None = None
     grace_s: float = 5.0
 
 
