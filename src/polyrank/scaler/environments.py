@@ -273,8 +273,6 @@ def _install(layer: _Layer, place: Path, spec: EnvironmentSpec) -> list[str]:
     arguments += ["--no-editable", "--requirements", "-"]
     if "--pre" in layer.lines:
         arguments.append("--prerelease=allow")
-    if spec.fresh:
-        arguments.append("--refresh")
     if spec.compile_bytecode:
         arguments.append("--compile-bytecode")
     return arguments
