@@ -20,8 +20,8 @@ from typing import Any
 
 import uvicorn
 
-from polyrank import logs, reports
-from polyrank.app import machine, projects, requirements
+from polyrank import logs, reports, requirements
+from polyrank.app import machine, projects
 from polyrank.app.app import App
 from polyrank.app.options import AppOptions, RetryConfig
 from polyrank.app.output import Reporter, mark_logs, report_output
