@@ -193,8 +193,10 @@ def _make_links(folder: Path, links: list[tuple[Path, str]]) -> None:
     inside = folder.resolve()
     for path, leads in links:
         try:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                path.stat()
             is_inside = not os.path.isabs(leads) and path.resolve().is_relative_to(inside)
-        except (OSError, RuntimeError):  # a loop
+        except OSError:  # a loop
             is_inside = False
         if not is_inside:
             raise BundleError(f"the link {path.relative_to(folder)} leaves the bundle: {leads}")

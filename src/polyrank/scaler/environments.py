@@ -16,11 +16,13 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from polyrank import requirements
+from polyrank.deploy.manifest import Manifest
 from polyrank.errors import BuildFailed
 from polyrank.scaler import wheel
 from polyrank.scaler.filelock import FileLock
@@ -44,6 +46,17 @@ class EnvironmentSpec:
     context: Path | None = None
     compile_bytecode: bool = False
     fresh: str = ""
+
+    @classmethod
+    def of(cls, manifest: Manifest, bundle: Path, fresh: str = "") -> Self:
+        """What an app asks for whose bundle was unpacked into a folder."""
+        return cls(
+            [list(layer) for layer in manifest.requirements],
+            manifest.python_version,
+            bundle / manifest.requirements_context,
+            bool(manifest.options.get("compile_bytecode")),
+            fresh,
+        )
 
 
 @dataclass(frozen=True)
