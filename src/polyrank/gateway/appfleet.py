@@ -14,6 +14,7 @@ from polyrank import reports
 from polyrank.errors import PolyrankError, StoreUnavailable
 from polyrank.gateway.hosting import HostedApp
 from polyrank.scaler.gpus import Inventory, Lease, Wanted
+from polyrank.scaler.health import HealthWatch
 from polyrank.scaler.launch.base import Ended, Handle, Launcher, ReplicaSpec
 from polyrank.scaler.logs import Line, Logs
 from polyrank.scaler.policy import Decision, Failures, Mode, Scaling, Seen, decide
@@ -65,6 +66,7 @@ class Kept:
     # There is a process.
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
+    watching: asyncio.Task[None] | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -360,7 +362,26 @@ class AppFleet:
         """Gives the replica requests from now on."""
         kept.is_candidate = False
         self.hosted.is_ready(kept.id, report, kept.limits)
+        if kept.limits is not None and kept.limits.health is not None:
+            assert self._tasks is not None
+            kept.watching = self._tasks.create_task(self._watch(kept, kept.limits.health))
         self.look()
+
+    async def _watch(self, kept: Kept, check: reports.HealthCheck) -> None:
+        """Calls the app's health check; a replica that fails it is replaced."""
+        if (hosted := self.hosted.replicas.get(kept.id)) is None:
+            return
+
+        async def call(method: str, path: str) -> int:
+            answer = await hosted.upstream.send(method, path.encode(), [], b"")
+            answer.release()
+            return answer.status
+
+        watch = HealthWatch(check, call)
+        hosted.on_check = watch.ask
+        why = await watch.run()
+        log.warning("%s: replica %s: %s", self.hosted.name, kept.id, why)
+        self.is_unfit(kept.id)
 
     async def _end(self, kept: Kept, at_once: bool) -> None:
         if not kept.is_ending:
@@ -396,6 +417,8 @@ class AppFleet:
             self._failures = self._failures.after_crash(now, ready_for_s)
             if not was_ready:
                 why, pause_s = reason, self._failures.retry_at - now
+        if kept.watching is not None:
+            kept.watching.cancel()
         del self.kept[kept.id]
         if kept.lease is not None:
             kept.lease.release()

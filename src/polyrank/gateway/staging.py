@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -83,7 +83,7 @@ class Staging:
         """What a replica is started with."""
         app = await self._apps.get(revision.app)
         manifest = Manifest.model_validate(revision.manifest)
-        options = {**manifest.options, **app.scaling}
+        options = {**manifest.replica_options, **app.scaling}
         built = await self.build(revision, on_line)
         key, credential = await self._server.keys.create(
             owner=app.owner, scopes=[Scope.API], description=f"replica {id} of {app.name}"
@@ -103,6 +103,13 @@ class Staging:
             startup_timeout_s=options.get("startup_timeout") or STARTUP_TIMEOUT_S,
             grace_s=options.get("termination_grace_period_seconds") or GRACE_S,
         )
+
+    async def sweep(self, in_use: Collection[Revision]) -> None:
+        """Removes the bundles and the environments that no revision in use needs."""
+        hashes = {each.code_hash for each in in_use}
+        await asyncio.to_thread(bundle.sweep, self._bundles, hashes)
+        keys = {(await self.build(each, lambda text: None)).key for each in in_use}
+        await self._environments.sweep(keys)
 
     def _environment(self, app: str, id: str, credential: str) -> Mapping[str, str]:
         return {
