@@ -8,6 +8,7 @@ from typing import Any
 
 from polyrank.errors import ReplicaUnreachable
 from polyrank.gateway.replicas import HostedReplica, Replicas, Slot
+from polyrank.gateway.traffic import Traffic
 from polyrank.gateway.upstream import Upstream
 from polyrank.reports import Limits, Loading, Ready
 
@@ -42,6 +43,9 @@ class HostedApp:
         self.limits = limits
         self.routes: list[dict[str, Any]] = []
         self.replicas = Replicas(on_demand, self._is_lost)
+        self.traffic = Traffic()
+        # The state and the machine type of each replica; whoever keeps them knows more.
+        self.census: Callable[[], list[tuple[str, str]]] = self._count_replicas
         self.on_demand = on_demand
         self.on_lost = on_lost
         self._on_change = on_change
@@ -95,6 +99,10 @@ class HostedApp:
         if self._has_failed:
             self.replicas.fail(self._down())
         self._on_change()
+
+    def _count_replicas(self) -> list[tuple[str, str]]:
+        serving = ["running" if each.running else "idle" for each in self.replicas]
+        return [(state, "") for state in [*("pending" for _ in self._starting), *serving]]
 
     def close(self) -> None:
         """Closes the connections to the replicas."""
