@@ -19,6 +19,7 @@ from prometheus_client.core import (
 
 from polyrank.gateway.hosting import HostedApp
 from polyrank.gateway.traffic import BOUNDS_S, Completed, by_bucket, cumulated
+from polyrank.scaler.gpus import Device
 
 _Counts = GaugeMetricFamily | CounterMetricFamily
 
@@ -34,6 +35,36 @@ def of_apps(apps: Sequence[HostedApp], queued: Mapping[str, int]) -> list[Metric
         *_since_the_start(apps),
         *_durations(apps),
     ]
+
+
+def of_gpus(devices: Iterable[Device]) -> Metric:
+    """The GPUs of this machine."""
+    family = GaugeMetricFamily(
+        "polyrank_gpus", "GPUs: leased to a replica, free, or broken.", labels=["state"]
+    )
+    states = Counter(
+        "broken" if each.broken else "leased" if each.owner else "free" for each in devices
+    )
+    for state in ("broken", "free", "leased"):
+        family.add_metric([state], states[state])
+    return family
+
+
+def of_deployments(
+    outcomes: Mapping[tuple[str, str], int], serving: Mapping[str, int]
+) -> list[Metric]:
+    """What was deployed: revisions of each app by state, and the number of the one that serves."""
+    counts = GaugeMetricFamily(
+        "polyrank_app_revisions", "Revisions that were deployed.", labels=[APP, "state"]
+    )
+    for (app, state), count in sorted(outcomes.items()):
+        counts.add_metric([app, state], count)
+    current = GaugeMetricFamily(
+        "polyrank_app_revision", "The number of the revision that serves.", labels=[APP]
+    )
+    for app, number in sorted(serving.items()):
+        current.add_metric([app], number)
+    return [counts, current]
 
 
 def _runners(apps: Iterable[HostedApp]) -> Metric:

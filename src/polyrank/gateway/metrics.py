@@ -6,7 +6,7 @@ Everything is gathered when it is asked for; what requests cost is in ``traffic`
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from prometheus_client import Metric, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
@@ -40,6 +40,8 @@ class Metrics:
         self._apps = apps
         self._requests = requests
         self._process = ProcessCollector(registry=None)
+        # What else the server's administrators are told.
+        self.more: Callable[[], Awaitable[list[Metric]]] | None = None
 
     def routes(self) -> list[BaseRoute]:
         """The routes, for the server's own pages."""
@@ -54,7 +56,10 @@ class Metrics:
         apps = [entry.app for entry in self._apps if _is_theirs(caller, entry.app)]
         queued = await self._requests.queue_sizes()
         info = InfoMetricFamily("polyrank", "The server.", {"version": __version__})
-        return _answer([*families.of_apps(apps, queued), info, *self._process.collect()])
+        found = [*families.of_apps(apps, queued), info, *self._process.collect()]
+        if caller.is_admin and self.more is not None:
+            found += await self.more()
+        return _answer(found)
 
     async def of_app(self, request: Request) -> Response:
         """What the replicas of an app count with prometheus_client, marked with their ids."""

@@ -12,6 +12,8 @@ from polyrank.errors import ReplicaUnreachable
 from polyrank.gateway.upstream import Exchange, RawHeaders, Refused, Upstream
 
 HINTS = b"x-fal-runner-hints"
+# What an app answers that cannot go on: the GPU has failed, say.
+UNFIT = 503
 # How long a replica may take to show that it is still there.
 CHECK_S = 2.0
 
@@ -51,16 +53,18 @@ class Replicas:
     """Gives places to those who ask, in the order in which they asked.
 
     ``on_demand`` is called when somebody has to wait, ``on_lost`` with a replica at whose address
-    nobody listens any more.
+    nobody listens any more, and ``on_unfit`` with one that has answered 503.
     """
 
     def __init__(
         self,
         on_demand: Callable[[], None] = lambda: None,
         on_lost: Callable[[HostedReplica], None] = lambda replica: None,
+        on_unfit: Callable[[HostedReplica], None] = lambda replica: None,
     ) -> None:
         self._on_demand = on_demand
         self._on_lost = on_lost
+        self.on_unfit = on_unfit
         self._serving: dict[str, HostedReplica] = {}
         self._waiters: dict[_Waiter, None] = {}  # in their order
         self._opened = asyncio.Event()
@@ -75,6 +79,11 @@ class Replicas:
     def is_open(self) -> bool:
         """Whether any of them takes requests, now or when it is less busy."""
         return self._opened.is_set()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether no replica takes another request now."""
+        return not any(each.is_free for each in self._serving.values())
 
     @property
     def places(self) -> int:
@@ -228,6 +237,8 @@ class Slot:
             else:
                 if len(self._replicas) > 1:
                     self._note_hints(exchange.headers)
+                if exchange.status == UNFIT and self._weight:
+                    self._replicas.on_unfit(self.replica)
                 return exchange
 
     @contextlib.asynccontextmanager

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -31,7 +31,7 @@ from polyrank.gateway.gate import Access, Gate
 from polyrank.gateway.hosting import HostedApp
 from polyrank.gateway.metrics import Metrics
 from polyrank.gateway.notices import Notices
-from polyrank.gateway.openapi import ServerDocument
+from polyrank.gateway.openapi import DEPLOYMENTS, ServerDocument
 from polyrank.gateway.outbox import Outbox
 from polyrank.gateway.pages import Pages
 from polyrank.gateway.queue import Queue
@@ -75,7 +75,7 @@ class Server:
         webhook_schedule: Schedule | None = None,
     ) -> None:
         settings = settings or ServerSettings()
-        self._owner = uuid.uuid4().hex
+        self.id = uuid.uuid4().hex
         self.database = Database(database_url)
         upgrade(self.database)
         self._keys_database = self.database
@@ -86,6 +86,7 @@ class Server:
         self.apps = Registry()
         self._add_gate(settings)
         self._add_webhooks(settings.webhook_networks, webhook_schedule)
+        self.metrics = Metrics(self.apps, self.requests)
         self.bounds = Bounds(self.requests, settings.max_queued)
         self.notices = Notices()
         self._tasks: asyncio.TaskGroup | None = None
@@ -107,7 +108,7 @@ class Server:
     def _add_webhooks(self, networks: tuple[str, ...], schedule: Schedule | None) -> None:
         """Who is told how requests end; the requests themselves, as they ring for it."""
         self.requests = Requests(
-            self.database, origin=self._owner, on_webhook=lambda: self.deliveries.wake()
+            self.database, origin=self.id, on_webhook=lambda: self.deliveries.wake()
         )
         self.webhooks = Webhooks(self.database)
         signer = Signer(SigningKeys(self.database).get("webhooks", signatures.new_key))
@@ -125,10 +126,9 @@ class Server:
         app = HostedApp(name, limits, on_change=lambda: self.notices.publish(name))
         is_shared = self.database.dialect == "postgresql"
         dispatcher = Dispatcher(
-            self.requests, app, self.notices, owner=self._owner, is_shared=is_shared
+            self.requests, app, self.notices, owner=self.id, is_shared=is_shared
         )
         self.apps.add(Entry(app, dispatcher))
-        self.apps.settle()
         if self._tasks is not None:
             self._dispatching[name] = self._tasks.create_task(dispatcher.run())
         return app
@@ -144,6 +144,13 @@ class Server:
         for entry in self.apps:
             entry.dispatcher.take_no_more()
         self.notices.close()
+
+    async def finish(self, limit_s: float) -> None:
+        """Waits until the queued requests that run have ended, but no longer than ``limit_s``."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                for entry in self.apps:
+                    await entry.dispatcher.idle()
 
     def add_line(self, line: reports.Line) -> None:
         """A replica printed a line for a request."""
@@ -161,7 +168,7 @@ class Server:
                 self._tasks = tasks
                 followers = [
                     tasks.create_task(
-                        changes.follow(self.database, self._owner, self._note_foreign_change)
+                        changes.follow(self.database, self.id, self._note_foreign_change)
                     ),
                     tasks.create_task(self._sweep()),
                     tasks.create_task(self.deliveries.run()),
@@ -206,8 +213,9 @@ class Server:
             await asyncio.sleep(SWEEP_EVERY_S)
 
 
-def build(server: Server) -> ASGIApp:
-    """The ASGI application; its lifespan is the server's."""
+def build(server: Server, deploying: Sequence[BaseRoute] = ()) -> ASGIApp:
+    """The ASGI application; its lifespan is the server's. ``deploying`` are the routes of what is
+    deployed, where anything can be."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -232,9 +240,10 @@ def build(server: Server) -> ASGIApp:
     own = Starlette(
         routes=[
             Route("/health", health),
-            *ServerDocument().routes(),
+            *ServerDocument(*((DEPLOYMENTS,) if deploying else ())).routes(),
+            *deploying,
             *server.accounts.routes(),
-            *Metrics(server.apps, server.requests).routes(),
+            *server.metrics.routes(),
             *server.outbox.routes(),
             *server.filing.routes(),
             *Pages(server.apps, server.gate.lets_in).routes(),

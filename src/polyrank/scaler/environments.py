@@ -13,7 +13,7 @@ import sys
 import sysconfig
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -89,7 +89,7 @@ class Environments:
         self._building = self._folder / ".building"
         self._uv = Uv(self._folder / ".cache", self._folder / ".pythons", pip or PipSettings())
 
-    async def build(self, spec: EnvironmentSpec) -> AsyncIterator[BuildLine | Built]:
+    async def build(self, spec: EnvironmentSpec) -> AsyncGenerator[BuildLine | Built, None]:
         """The lines of the build as they come, then what was built or was there.
 
         Whoever stops early uses ``contextlib.aclosing``: the build ends then. Raises BuildFailed.

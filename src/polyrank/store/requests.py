@@ -239,6 +239,20 @@ class Requests:
         query = sa.select(requests.c.app, sa.func.count()).where(QUEUED).group_by(requests.c.app)
         return await self._database.read(lambda c: {app: n for app, n in c.execute(query)})
 
+    async def backlog(self, app: str) -> tuple[int, float | None]:
+        """How many requests of an app wait and may be run now, and since when the first waits."""
+        is_due = requests.c.not_before <= self._clock()
+        query = sa.select(sa.func.count(), sa.func.min(requests.c.submitted_at)).where(
+            requests.c.app == app, QUEUED, is_due
+        )
+        row = await self._database.read(lambda c: c.execute(query).one())
+        return int(row[0]), row[1]
+
+    async def flush(self, app: str) -> int:
+        """Cancels every request of an app that waits; how many."""
+        waiting = (requests.c.app == app) & QUEUED
+        return len(await self._change(lambda c: self._end(c, waiting, CANCELLED)))
+
     async def next_due(self) -> float | None:
         """When ``expire`` or ``lease`` will next have something to do that no event announces."""
         return await self._database.read(self._next_due)

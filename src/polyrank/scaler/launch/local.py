@@ -111,7 +111,7 @@ class LocalLauncher:
             shutil.rmtree(folder, ignore_errors=True)
             listening.close()
             raise LaunchFailed(f"the keeper of a replica could not be started: {error}") from error
-        connection = _dial(folder)
+        connection = dial(folder)
         # From here on it listens as long as the keeper lives.
         listening.close()
         handle = None if connection is None else await _greeted(folder, connection)
@@ -127,7 +127,7 @@ class LocalLauncher:
         for folder in sorted(self.folder.iterdir()):
             if not folder.is_dir() or folder.name in self._handles:
                 continue
-            connection = _dial(folder)
+            connection = dial(folder)
             handle = None if connection is None else await _greeted(folder, connection)
             handle = handle or _of_the_past(folder)
             if handle is not None:
@@ -391,7 +391,7 @@ def environment_of(spec: ReplicaSpec, *, is_unbuffered: bool = False) -> dict[st
     return {**environment, **spec.environment}
 
 
-def _dial(folder: Path) -> socket.socket | None:
+def dial(folder: Path) -> socket.socket | None:
     """A connection to the keeper of a replica, if there is one."""
     connection = _unix_socket()
     connection.settimeout(LATE_S)
