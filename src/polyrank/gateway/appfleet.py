@@ -140,6 +140,11 @@ class AppFleet:
             kept.enter(ReplicaState.RUNNING if hosted.running else ReplicaState.IDLE)
         return kept.state
 
+    def census(self) -> list[tuple[str, str]]:
+        """What each replica is at, as metrics have it, and the type of its machine."""
+        states = [(self.state_of(kept), kept.wanted.machines[0].type) for kept in self]
+        return [("pending" if state.is_starting else state.value, type) for state, type in states]
+
     def rescale(self, scaling: Scaling, wanted: Wanted) -> None:
         """As many replicas as another ``scaling`` wants; the next ones on other machines."""
         self.scaling, self.wanted = scaling, wanted

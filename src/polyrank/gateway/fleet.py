@@ -13,10 +13,12 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 import msgspec
+from prometheus_client import Metric
 
 from polyrank import reports
 from polyrank.deploy.manifest import Manifest
 from polyrank.errors import PolyrankError
+from polyrank.gateway import families
 from polyrank.gateway.appfleet import AppFleet, Ground, Kept
 from polyrank.gateway.deployment import Deployment, DeploymentFailed
 from polyrank.gateway.rollout import Rollout, Strategy
@@ -49,6 +51,7 @@ class Fleet:
         staging: Staging,
         logs: Logs,
     ) -> None:
+        server.metrics.more = self._metrics
         self.apps = Apps(server.database)
         self.inventory = inventory
         self._server = server
@@ -209,6 +212,7 @@ class Fleet:
         fleet = AppFleet(hosted, self._ground, changed, lambda: self._server.requests.backlog(name))
         hosted.on_lost = fleet.is_lost
         hosted.on_unfit = fleet.is_unfit
+        hosted.census = fleet.census
         self._fleets[name] = fleet
         return fleet
 
@@ -314,6 +318,15 @@ class Fleet:
         for id, deployment in list(self._deployments.items()):
             if deployment.ended_at is not None and deployment.ended_at < over:
                 del self._deployments[id]
+
+    async def _metrics(self) -> list[Metric]:
+        serving = {
+            fleet.hosted.name: fleet.revision.number for fleet in self if fleet.revision is not None
+        }
+        return [
+            families.of_gpus(self.inventory.devices()),
+            *families.of_deployments(await self.apps.outcomes(), serving),
+        ]
 
     async def _end(self) -> None:
         if not self._keeps_replicas:
