@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import zmq
 
@@ -39,12 +39,10 @@ class Router:
         """Frames of ``identity`` are dropped from now on."""
         self._handlers.pop(identity, None)
 
-    def send(
-        self, identity: bytes, frame: wire.Frame, inline: list[wire.Buffer] | None = None
-    ) -> bool:
+    def send(self, identity: bytes, frame: wire.Frame, inline: Sequence[wire.Buffer] = ()) -> bool:
         """Sends without waiting; false if the rank is not connected (any more)."""
         try:
-            self._socket.send_multipart([identity, *wire.encode(frame, inline or ())], zmq.NOBLOCK)
+            self._socket.send_multipart([identity, *wire.encode(frame, inline)], zmq.NOBLOCK)
         except zmq.ZMQError:  # EHOSTUNREACH: gone, which its pidfd tells the group
             return False
         # The descriptor is edge-triggered: sending may have swallowed the edge of an arrival.
