@@ -4,34 +4,47 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
 import zmq
 
 from polyrank.distributed import wire
+from polyrank.distributed.guard import Guard
 
-FrameHandler = Callable[[wire.FromRank, list[bytes]], None]
+F = TypeVar("F")
 
 
-class Router:
+class Router(Generic[F]):
     """Sends frames to ranks by identity and calls the handler of whoever sent one.
 
-    Driven by the socket's descriptor: nothing polls and no task runs while nothing arrives.
+    Driven by the socket's descriptor: nothing polls and no task runs while nothing arrives. A
+    ``guard`` decides who may connect.
     """
 
-    def __init__(self, address: str) -> None:
-        self.address = address
+    def __init__(
+        self,
+        address: str,
+        decode: Callable[[Sequence[wire.Buffer]], tuple[F, Sequence[wire.Buffer]]],
+        guard: Guard | None = None,
+    ) -> None:
+        self._decode = decode
+        self._guard = guard
         self._loop = asyncio.get_running_loop()
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.RCVHWM, 0)  # credits bound what is under way
+        self._socket.setsockopt(zmq.SNDHWM, 0)  # what is not sent yet must not be lost
+        if guard is not None:
+            guard.protect(self._context, self._socket)
         self._socket.bind(address)
-        self._handlers: dict[bytes, FrameHandler] = {}
+        self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._handlers: dict[bytes, Callable[[F, list[bytes]], None]] = {}
         self._fd: int = self._socket.FD
         self._loop.add_reader(self._fd, self._drain)
 
-    def register(self, identity: bytes, handler: FrameHandler) -> None:
+    def register(self, identity: bytes, handler: Callable[[F, list[bytes]], None]) -> None:
         """From now on frames of ``identity`` go to ``handler``."""
         self._handlers[identity] = handler
 
@@ -55,6 +68,8 @@ class Router:
         self._loop.remove_reader(self._fd)
         self._handlers.clear()
         self._socket.close()
+        if self._guard is not None:
+            self._guard.close()
         self._context.term()
 
     def _drain(self) -> None:
@@ -67,5 +82,5 @@ class Router:
                 return
             handler = self._handlers.get(identity)
             if handler is not None:
-                frame, inline = wire.decode_from_rank(parts)
+                frame, inline = self._decode(parts)
                 handler(frame, list(inline))  # type: ignore[arg-type]

@@ -34,7 +34,7 @@ class LocalLauncher:
     def __init__(self) -> None:
         self._folder = _private_folder()
         self._forks = Forks(self._folder)
-        self._router = Router(f"ipc://{self._folder}/runner")
+        self._router = Router(f"ipc://{self._folder}/runner", wire.decode_from_rank)
 
     async def choose_devices(self, wanted: str, groups: int, world_size: int) -> Devices:
         """The GPUs of this machine, or its CPU where there is none or it is wanted."""
@@ -98,7 +98,7 @@ class LocalLink:
     def __init__(
         self,
         forks: Forks,
-        router: Router,
+        router: Router[wire.FromRank],
         group: int,
         epoch: int,
         world_size: int,

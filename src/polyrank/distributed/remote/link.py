@@ -7,6 +7,8 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
+import msgspec
+
 from polyrank.distributed import wire
 from polyrank.distributed.launch.base import Exit, FrameSink, LineSink, Store
 from polyrank.distributed.remote import frames
@@ -129,7 +131,7 @@ class RemoteLink:
     def call(self, frame: wire.Call, buffers: list[wire.Buffer]) -> None:
         """Sends a call to every rank, its buffers as parts of the message."""
         payload, inline = place(frame.payload.header, buffers, None)
-        frame = wire.with_payload(frame, payload)
+        frame = msgspec.structs.replace(frame, payload=payload)
         for rank in range(len(self._stations)):
             self._send(rank, frame, inline)
 

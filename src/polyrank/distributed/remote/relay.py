@@ -19,10 +19,10 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from polyrank.distributed import wire
+from polyrank.distributed.guard import Keys, use_keys
 from polyrank.distributed.launch.base import Exit, RankProcess
 from polyrank.distributed.launch.local import LocalLauncher, LocalLink
 from polyrank.distributed.remote import frames
-from polyrank.distributed.remote.guard import Keys, use_keys
 from polyrank.distributed.transport import place
 from polyrank.errors import SetupFailed
 
@@ -136,9 +136,7 @@ class Relay:
             self._send(frames.Exited(epoch=epoch, code=how.code, signal=how.signal))
 
         try:
-            process = await link.launch(
-                self._rank, frame.environment, self._on_rank_frame, on_line
-            )
+            process = await link.launch(self._rank, frame.environment, self._on_rank_frame, on_line)
         except (SetupFailed, OSError) as error:
             return self._send(frames.Refused(epoch=epoch, message=str(error)))
         self._process = process
@@ -190,8 +188,8 @@ class Line:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         use_keys(self._socket, keys, server_key)
+        self._socket.setsockopt(zmq.IDENTITY, identity)
         for option, value in {
-            zmq.IDENTITY: identity,
             zmq.LINGER: 0,
             zmq.SNDHWM: 0,  # credits bound what is under way
             zmq.RCVHWM: 0,
@@ -211,6 +209,7 @@ class Line:
         self._loop.add_reader(self._fds[0], self._drain)
         self._loop.add_reader(self._fds[1], self._on_event)
         self._socket.connect(address)
+        self._on_event()  # a descriptor tells of what comes after a first look
 
     def send(self, frame: wire.Frame, inline: Sequence[wire.Buffer] = ()) -> None:
         """Sends a frame; large buffers are not copied."""
