@@ -23,7 +23,7 @@ from polyrank.errors import NotEnoughDevices, SetupFailed
 log = logging.getLogger("polyrank.distributed")
 
 # Where ranks have not been given a place for so long, it is said what is missing.
-PATIENCE_S = 5.0
+PATIENCE_S = 3.0
 END_S = 10.0
 
 
