@@ -23,6 +23,8 @@ from polyrank.settings import FileSettings, ServerSettings
 
 # The owner of what runs without a deployment.
 OWNER = "local"
+# The name of its replica.
+ONLY = "only"
 # What callers get to take their answers once the app has ended.
 LAST_MOMENT_S = 2.0
 LOOPBACK = ("127.0.0.0/8", "::1/128")
@@ -179,7 +181,7 @@ class Platform:
         await self._replica.end()
         keeping.cancel()
         if self._app is not None:
-            self._app.is_gone("the server is ending")
+            self._app.is_gone(ONLY, "the server is ending")
         if self._serving is not None:
             # Answers are on their way still; whoever does not take them does not hold us up.
             serving = self._serving
@@ -191,13 +193,13 @@ class Platform:
             case reports.Loaded():
                 self._host(report)
             case reports.Loading() if self._app is not None:
-                self._app.is_loading(report)
+                self._app.is_loading(ONLY, report)
             case reports.Ready() if self._app is not None:
-                self._app.is_ready(report)
+                self._app.is_ready(ONLY, report)
             case reports.Line():
                 self._server.add_line(report)
             case Ended() if self._app is not None:
-                self._app.is_gone("" if report.was_ready else report.reason, report.pause_s)
+                self._app.is_gone(ONLY, "" if report.was_ready else report.reason, report.pause_s)
             case Ended():
                 self._server.apps.settle()  # it failed before its name was known
         for listener in self.listeners:
@@ -211,4 +213,5 @@ class Platform:
             self._app = None
         if self._app is None:
             self._app = self._server.host(name, report.limits)
-        self._app.is_starting(report.limits)
+        self._app.limits = report.limits
+        self._app.is_starting(ONLY)

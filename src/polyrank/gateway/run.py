@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -20,9 +20,12 @@ from polyrank.errors import PolyrankError, ReplicaUnreachable, RequestTimeout
 from polyrank.gateway.addresses import for_the_app, place
 from polyrank.gateway.answers import error_answer, read_whole, start_limit
 from polyrank.gateway.filing import Filing
-from polyrank.gateway.hosting import HostedApp
+from polyrank.gateway.hosting import HostedApp, ReplicaDown
 from polyrank.gateway.registry import Registry
+from polyrank.gateway.replicas import Slot
 from polyrank.gateway.upstream import HOP_BY_HOP, Exchange, RawHeaders
+
+T = TypeVar("T")
 
 # What only asks, and takes no slot from those who work.
 ASKING = ("GET", "HEAD", "OPTIONS")
@@ -89,30 +92,36 @@ class _Call:
     async def run(self, app: HostedApp, below: str, body: bytes) -> None:
         """Waits for a slot, then passes the replica's answer on at the caller's pace."""
         if self._scope["method"] in ASKING:
-            return await self._forward(app, below, body)
-        slots = app.slots
+            return await self._forward(app, await app.take(weight=0), below, body)
         limit_s = start_limit(self.header(b"x-fal-request-timeout")) or app.limits.start_timeout_s
-        await _within(limit_s, _slot(app, slots), BUSY, timeout_type="user")
+        slot = await within(limit_s, app.take(self._hint), BUSY, timeout_type="user")
         begun = time.monotonic()
         try:
-            work = self._forward(app, below, body)
-            await _within(app.limits.request_timeout_s, work, LATE)
+            work = self._forward(app, slot, below, body)
+            await within(app.limits.request_timeout_s, work, LATE)
         finally:
-            slots.release()
+            slot.release()
         app.note_duration(time.monotonic() - begun)
 
-    async def _forward(self, app: HostedApp, below: str, body: bytes) -> None:
+    @property
+    def _hint(self) -> str | None:
+        hint = self.header(b"x-fal-runner-hint")
+        return None if hint is None else hint.decode("latin-1")
+
+    async def _forward(self, app: HostedApp, slot: Slot, below: str, body: bytes) -> None:
         headers = [h for h in self._headers if h[0] not in DROPPED and not h[0].startswith(OURS)]
         headers.append((b"x-fal-request-id", self._id))
         headers += place(self._scope, app.name) + self._filing.request_headers(self._scope)
         try:
-            exchange = await app.send(self._scope["method"], self._target(below), headers, body)
+            exchange = await slot.send(self._scope["method"], self._target(below), headers, body)
             try:
                 await self._pass_on(exchange)
             finally:
                 exchange.release()
+        except ReplicaDown:
+            raise
         except ReplicaUnreachable:
-            await app.check()
+            await slot.check()
             raise
 
     async def fail(self, error: PolyrankError) -> None:
@@ -156,24 +165,15 @@ class _Call:
         await self._send({"type": "http.response.body", "body": exchange.rest()})
 
 
-async def _slot(app: HostedApp, slots: asyncio.Semaphore) -> None:
-    while True:
-        await app.ready()
-        await slots.acquire()
-        if app.upstream is not None:
-            return
-        slots.release()  # the replica went while we waited for its slot
-
-
-async def _within(
-    limit_s: float | None, work: Coroutine[Any, Any, None], why: str, **details: str
-) -> None:
-    """Waits for ``work``, and ends it with RequestTimeout after ``limit_s``."""
+async def within(
+    limit_s: float | None, work: Coroutine[Any, Any, T], why: str, **details: str
+) -> T:
+    """The result of ``work``, which is ended with RequestTimeout after ``limit_s``."""
     if limit_s is None:
         return await work
     try:
         async with asyncio.timeout(limit_s):
-            await work
+            return await work
     except TimeoutError:
         raise RequestTimeout(why.format(limit_s), **details) from None
 

@@ -4,7 +4,7 @@ from importlib import metadata
 
 import pytest
 
-from polyrank.app.requirements import differences
+from polyrank.requirements import differences
 
 HTTPX = metadata.version("httpx")
 
