@@ -35,6 +35,15 @@ HEALTH = {
 }
 
 
+HANDSHAKE_IS_OVER = (
+    zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_DISCONNECTED
+)
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """Three machines with room for one rank each."""
@@ -78,11 +87,10 @@ async def has_begun(stream: Any, item: Any = "begun") -> None:
             return
 
 
-async def test_no_cluster_is_a_sentence(
-    running: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_no_cluster_is_a_sentence(running: Callable[..., Any]) -> None:
     """Not a traceback of Ray's. The first test here: no cluster has been started yet."""
-    monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)  # nor by anybody else
+    if any(process.name() == "gcs_server" for process in psutil.process_iter(["name"])):
+        pytest.skip("a Ray cluster runs on this machine")
     with pytest.raises(SetupFailed, match="ray start --head"):
         async with running(launcher="ray"):
             pass
@@ -276,11 +284,11 @@ async def test_strangers_are_not_heard() -> None:
             socket.setsockopt(zmq.RECONNECT_IVL, -1)
             if keys is not None:
                 use_keys(socket, keys, server_key)
-            ended = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
-            monitor = socket.get_monitor_socket(ended)
+            monitor = socket.get_monitor_socket(HANDSHAKE_IS_OVER)
             socket.connect(router.address)
             socket.send_multipart(hello)
-            event = parse_monitor_message(await asyncio.to_thread(monitor.recv_multipart))
+            assert await asyncio.to_thread(monitor.poll, 10_000)
+            event = parse_monitor_message(monitor.recv_multipart())
             assert (event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED) is is_let_in
             if is_let_in:
                 assert await heard.get() == wire.Hello(epoch=1)

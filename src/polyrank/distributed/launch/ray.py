@@ -234,7 +234,7 @@ def connect() -> None:
         ray.init(
             address="auto", namespace="polyrank", log_to_driver=False, logging_level=logging.ERROR
         )
-    except ConnectionError as error:
+    except (ConnectionError, RuntimeError, TimeoutError) as error:
         raise SetupFailed(
             "no Ray cluster is to be found; start one on this machine with `ray start --head`, or "
             f"name one in RAY_ADDRESS ({error})"
