@@ -26,6 +26,8 @@ class ReplicaSpec:
     app's files: the working directory, and where modules are looked for first. ``ref`` is
     ``FILE[::Class]``, from there. ``environment`` is added to that of the server. ``gpus`` are
     UUIDs; with none, no GPU is visible unless ``gpus`` is None: then it sees what the server sees.
+    ``num_gpus`` is for launchers that choose the machine, and with it the GPUs, themselves.
+    ``host`` is the address that it serves at; one on a network serves its server only.
     """
 
     id: str
@@ -38,6 +40,8 @@ class ReplicaSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     gpus: tuple[str, ...] | None = ()
+    num_gpus: int = 0
+    host: str = "127.0.0.1"
     ranks: int | None = None
     device: str | None = None
     verbose: bool = False
