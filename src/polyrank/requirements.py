@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator
 from importlib import metadata
@@ -74,8 +75,7 @@ def _lines_of(file: Path, folder: Path) -> Iterator[str]:
     for line in file.read_text(errors="replace").splitlines():
         option, value = _split(_uncommented(line))
         if option in FILES and _path_of(option, value) is not None:
-            near = file.parent / value
-            value = str(near.relative_to(folder) if near.is_relative_to(folder) else near)
+            value = os.path.relpath(file.parent / value, folder)
         yield f"{option} {value}".strip()
 
 

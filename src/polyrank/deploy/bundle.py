@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import os
@@ -73,7 +74,8 @@ def unpack(
     try:
         content = place / "content"
         content.mkdir(mode=0o755)
-        found = _unpack_into(content, source, limits or BundleSettings())
+        with _damage_told():
+            found = _unpack_into(content, source, limits or BundleSettings())
         if found != code_hash:
             raise BundleError(f"the bundle's content has the hash {found}, not {code_hash}")
         try:
@@ -154,16 +156,21 @@ def _unpack_into(folder: Path, source: IO[bytes], limits: BundleSettings) -> str
 def _members(
     source: IO[bytes], limits: BundleSettings
 ) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
-    """The archive's members; all that a broken or foreign archive raises is a BundleError."""
+    with (
+        gzip.GzipFile(fileobj=source, mode="rb") as packed,
+        tarfile.open(mode="r|", fileobj=cast(IO[bytes], _Bounded(packed, limits))) as archive,
+    ):
+        for info in archive:
+            if not (info.isreg() or info.issym()) or info.issparse():
+                raise BundleError(f"{info.name} in the bundle is neither a file nor a link")
+            yield info, archive.extractfile(info) if info.isreg() else None
+
+
+@contextlib.contextmanager
+def _damage_told() -> Iterator[None]:
+    """All that reading a broken or foreign archive raises becomes a BundleError."""
     try:
-        with (
-            gzip.GzipFile(fileobj=source, mode="rb") as packed,
-            tarfile.open(mode="r|", fileobj=cast(IO[bytes], _Bounded(packed, limits))) as archive,
-        ):
-            for info in archive:
-                if not (info.isreg() or info.issym()) or info.issparse():
-                    raise BundleError(f"{info.name} in the bundle is neither a file nor a link")
-                yield info, archive.extractfile(info) if info.isreg() else None
+        yield
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError) as error:
         raise BundleError(f"the bundle is damaged, or not a gzip'd tar: {error}") from error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -94,10 +93,10 @@ def from_header(text: str) -> Manifest:
         raise BundleError(f"the header {HEADER} is longer than {MAX_HEADER_BYTES} bytes")
     try:
         return Manifest.model_validate_json(base64.b64decode(text, validate=True))
-    except (binascii.Error, UnicodeEncodeError) as error:
-        raise BundleError(f"the header {HEADER} is not base64: {error}") from None
     except ValidationError as error:
         raise _refused(error) from None
+    except ValueError as error:
+        raise BundleError(f"the header {HEADER} is not base64: {error}") from None
 
 
 def _refused(error: ValidationError) -> BundleError:

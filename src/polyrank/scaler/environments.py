@@ -36,12 +36,14 @@ WHEELS_KEPT_S = 24 * 3600.0
 @dataclass(frozen=True)
 class EnvironmentSpec:
     """What an app asks for. Layers are installed one after the other; local paths are relative to
-    ``context``. Without ``python_version`` it is the server's Python."""
+    ``context``. Without ``python_version`` it is the server's Python. A text in ``fresh`` makes it
+    an environment of its own: nothing that was built before is used."""
 
     requirements: list[str] | list[list[str]] = field(default_factory=list)
     python_version: str | None = None
     context: Path | None = None
     compile_bytecode: bool = False
+    fresh: str = ""
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,8 @@ class Environments:
         own = await asyncio.to_thread(wheel.read)
         wanted = _wanted_python(spec.python_version, own)
         layers = requirements.layers(spec.requirements)
-        if self._settings.use_own and wanted is None and _is_met_here(layers):
+        may_be_own = self._settings.use_own and wanted is None and not spec.fresh
+        if may_be_own and await asyncio.to_thread(_is_met_here, layers):
             tell("the server's own environment has all that is asked for")
             return Built(OWN, Path(sys.executable))
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -146,7 +149,8 @@ class Environments:
     ) -> list[_Layer]:
         """The layers with their keys; polyrank is asked for in each, so that none breaks it."""
         path = own.write(self._folder / ".wheels")
-        key = _digest(own.digest, wanted or _own_python(), sysconfig.get_platform())
+        python = wanted or _own_python()
+        key = _digest(own.digest, python, sysconfig.get_platform(), spec.fresh)
         chain = []
         for layer in layers or [()]:
             lines, extras = requirements.without_ours(layer)
@@ -200,7 +204,7 @@ class Environments:
             else:
                 await asyncio.to_thread(_link_copy, base.python.parents[1], place)
             await self._uv.run(
-                _install(layer, place, compile_bytecode=spec.compile_bytecode),
+                _install(layer, place, spec),
                 tell,
                 folder=context,
                 text="\n".join(layer.lines),
@@ -263,13 +267,13 @@ class Environments:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _install(layer: _Layer, place: Path, *, compile_bytecode: bool) -> list[str]:
+def _install(layer: _Layer, place: Path, spec: EnvironmentSpec) -> list[str]:
     arguments = ["pip", "install", "--python", str(place / "bin" / "python")]
     # A checkout that an environment points to would change under it.
     arguments += ["--no-editable", "--requirements", "-"]
     if "--pre" in layer.lines:
         arguments.append("--prerelease=allow")
-    if compile_bytecode:
+    if spec.compile_bytecode:
         arguments.append("--compile-bytecode")
     return arguments
 

@@ -358,7 +358,7 @@ def _signal_name(signum: int) -> str:
 def main() -> None:
     """Reads what to run; without all of it, there is nothing to keep."""
     text = sys.stdin.buffer.read()
-    sys.stdin.close()
+    os.dup2(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), 0)
     os.closerange(LISTENING_FD + 1, os.sysconf("SC_OPEN_MAX"))
     try:
         order = json.loads(text)

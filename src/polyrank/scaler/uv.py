@@ -25,6 +25,8 @@ UNREACHABLE = re.compile(
     "connection refused|network is unreachable|operation timed out|request failed after",
     re.IGNORECASE,
 )
+# About places that are gone when the build is done.
+NOISE = re.compile(r"Using Python \S+ environment at|Creating virtual environment|Activate with")
 # Of no concern to an installer: our own settings and keys, and which Python runs us.
 PRIVATE = ("POLYRANK_", "FAL_", "PYTHON", "VIRTUAL_ENV", "CONDA_")
 
@@ -111,7 +113,8 @@ class Uv:
 async def _follow(output: asyncio.StreamReader, tell: Callable[[str], None]) -> Sequence[str]:
     last: collections.deque[str] = collections.deque(maxlen=LAST_LINES)
     while raw := await output.readline():
-        if line := raw.decode(errors="replace").rstrip():
+        line = raw.decode(errors="replace").rstrip()
+        if line and not NOISE.match(line):
             last.append(line)
             tell(line)
     return last

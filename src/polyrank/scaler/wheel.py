@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-import polyrank
 from polyrank.errors import BuildFailed
 
 DISTRIBUTION = "polyrank"
+PACKAGE = Path(__file__).resolve().parents[1]
 # The earliest date that a zip can hold.
 EPOCH = (1980, 1, 1, 0, 0, 0)
 WHEEL = "Wheel-Version: 1.0\nGenerator: polyrank\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
@@ -51,7 +51,7 @@ def read() -> OwnWheel:
             "polyrank is not installed here, only importable, so that it is not known what it "
             "needs; install it (pip install -e . in a checkout)"
         ) from None
-    files = _sources(Path(polyrank.__path__[0]))
+    files = _sources(PACKAGE)
     info = f"{DISTRIBUTION}-{installed.version}.dist-info"
     files[f"{info}/METADATA"] = (installed.read_text("METADATA") or "").encode()
     files[f"{info}/WHEEL"] = WHEEL.encode()
@@ -59,7 +59,7 @@ def read() -> OwnWheel:
     record = "".join(f"{name},{_told(content)}\n" for name, content in files.items())
     files[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
     digest = hashlib.sha256(files[f"{info}/RECORD"]).hexdigest()[:16]
-    wanted = installed.metadata.get("Requires-Python") or ""
+    wanted = installed.metadata["Requires-Python"] or ""
     return OwnWheel(installed.version, wanted, files, digest)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -96,7 +96,7 @@ class Launcher(Protocol):
         """Starts one. Raises LaunchFailed if there is nothing to be followed then."""
         ...
 
-    async def recover(self) -> list[Handle]:
+    async def recover(self) -> Sequence[Handle]:
         """Those that a server before this one has left; ones that ended meanwhile say so."""
         ...
 
