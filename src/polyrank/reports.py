@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 
-
 # By this header a replica on a network knows its server.
 TOKEN_HEADER = b"x-polyrank-replica"
 

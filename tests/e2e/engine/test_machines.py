@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 import zmq
 from PIL import Image
+from ray_machines import Cluster, three_machines
 from zmq.utils.monitor import parse_monitor_message
 
 from polyrank.distributed import DistributedRunner, wire
@@ -21,19 +22,7 @@ from polyrank.distributed.remote import frames
 from polyrank.distributed.router import Router
 from polyrank.errors import NotEnoughDevices, RequestTimeout, SetupFailed, WorkerDied, WorkerError
 
-ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'polyrank[ray]'")
-from ray.cluster_utils import Cluster  # noqa: E402
-
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-# A machine is small here, and its end is noticed soon.
-MACHINE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
-HEALTH = {
-    "health_check_initial_delay_ms": 0,
-    "health_check_period_ms": 500,
-    "health_check_failure_threshold": 3,
-}
-
 
 HANDSHAKE_IS_OVER = (
     zmq.EVENT_HANDSHAKE_SUCCEEDED
@@ -47,15 +36,7 @@ HANDSHAKE_IS_OVER = (
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """Three machines with room for one rank each."""
-    head = {**MACHINE, "include_dashboard": False, "_system_config": HEALTH}
-    made = Cluster(initialize_head=True, head_node_args=head)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_ADDRESS", made.address)
-        for _ in range(2):
-            made.add_node(**MACHINE)
-        yield made
-        ray.shutdown()
-        made.shutdown()
+    yield from three_machines()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -51,6 +51,13 @@ class ReplicaSpec:
 
 
 @dataclass(frozen=True)
+class Waiting:
+    """A replica has not begun to load its app: what it waits for, for people."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Ended:
     """A replica has ended. ``exit_status`` is as a shell has it: 128 + n after signal n."""
 
@@ -71,11 +78,12 @@ class Handle(Protocol):
         """The process, if it runs on this machine."""
         ...
 
-    def follow(self) -> AsyncIterator[Report | Ended]:
+    def follow(self) -> AsyncIterator[Report | Waiting | Ended]:
         """What the replica has reported so far and then what follows; the last is its ``Ended``.
 
         Any number may follow, at any time: ``Loaded``, the latest ``Loading``, ``Ready`` and
-        ``Ended`` are told to all of them, a ``Line`` to those who follow when it comes.
+        ``Ended`` are told to all of them, a ``Line`` to those who follow when it comes. Where a
+        place has to be found first, ``Waiting`` tells why it takes long.
         """
         ...
 
