@@ -373,7 +373,7 @@ class LocalHandle:
 def command_of(spec: ReplicaSpec, *, is_marked: bool) -> list[str]:
     """The command line of a replica; ``is_marked`` has it print records (``polyrank.records``)."""
     command = [spec.python, "-m", "polyrank.app.replica", spec.ref]
-    command += ["--options", json.dumps(dict(spec.options))]
+    command += ["--host", spec.host, "--options", json.dumps(dict(spec.options))]
     if spec.module is not None:
         command += ["--module", spec.module]
     if spec.ranks is not None:
