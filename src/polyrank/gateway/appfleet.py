@@ -15,7 +15,7 @@ from polyrank.errors import PolyrankError, StoreUnavailable
 from polyrank.gateway.hosting import HostedApp
 from polyrank.scaler.gpus import Inventory, Lease, Wanted
 from polyrank.scaler.health import HealthWatch
-from polyrank.scaler.launch.base import Ended, Handle, Launcher, ReplicaSpec
+from polyrank.scaler.launch.base import Ended, Handle, Launcher, ReplicaSpec, Waiting
 from polyrank.scaler.logs import Line, Logs
 from polyrank.scaler.policy import Decision, Failures, Mode, Scaling, Seen, decide
 from polyrank.scaler.policy import Replica as ReplicaSeen
@@ -84,16 +84,14 @@ class Kept:
 class Ground:
     """What the fleets of all apps stand on.
 
-    ``prepare`` makes what a replica of a revision is started with, from its id and its GPUs; it may
+    ``prepare`` makes what a replica of a revision is started with, from its lease; it may
     have to build an environment first, and tells how that goes line by line.
     """
 
     apps: Apps
     launcher: Launcher
     inventory: Inventory
-    prepare: Callable[
-        [Revision, str, tuple[str, ...], Callable[[str], None]], Awaitable[ReplicaSpec]
-    ]
+    prepare: Callable[[Revision, Lease, Callable[[str], None]], Awaitable[ReplicaSpec]]
     forget: Callable[[Kept], Awaitable[None]]
     add_line: Callable[[reports.Line], None]
     logs: Logs
@@ -330,7 +328,7 @@ class AppFleet:
         )
         kept.enter(ReplicaState.BUILDING)
         hosted.is_starting(kept.id, "building its environment")
-        spec = await ground.prepare(kept.revision, kept.id, lease.gpus, kept.lines.append)
+        spec = await ground.prepare(kept.revision, lease, kept.lines.append)
         kept.enter(ReplicaState.SETUP)
         hosted.is_starting(kept.id)
         kept.handle = await ground.launcher.start(spec)
@@ -344,6 +342,8 @@ class AppFleet:
                 case reports.Loaded():
                     kept.limits = report.limits
                     self.hosted.is_starting(kept.id)
+                case Waiting():
+                    self.hosted.is_starting(kept.id, report.reason)
                 case reports.Loading():
                     self.hosted.is_loading(kept.id, report)
                 case reports.Ready():
