@@ -63,6 +63,8 @@ class ServerSettings(BaseSettings):
     database_url: str | None = None
     # Where replicas run: on this machine, or on those of a Ray cluster.
     launcher: Literal["local", "ray"] = "local"
+    # On each machine of a cluster: where apps' files and environments are kept.
+    node_dir: Path = Path("/tmp/polyrank-node")
     # Under which address the replicas reach the server, if they are on other machines.
     url: str | None = None
     # How many replicas without GPUs may run at once, an app of machine type S being one; None is

@@ -106,7 +106,10 @@ class Installation:
             return LocalLauncher(folder)
         # Imported only where it is asked for: it need not be installed anywhere else.
         ray = importlib.import_module("polyrank.scaler.launch.ray")
-        launcher: Launcher = ray.RayLauncher(folder, environment_of=staging.environment_for)
+        # The replicas of this data folder, and no other server's.
+        namespace = f"polyrank {socket.gethostname()} {folder.resolve()}"
+        cluster = ray.Cluster(namespace=namespace, node_folder=self._settings.node_dir)
+        launcher: Launcher = ray.RayLauncher(folder, cluster, staging.environment_for)
         return launcher
 
     async def _welcome(self, server: Server) -> None:

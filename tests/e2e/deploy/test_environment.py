@@ -2,7 +2,7 @@
 
 from .conftest import Installation, Project
 
-APP = '''
+APP = """
 import sys
 from importlib.metadata import version
 
@@ -22,9 +22,9 @@ class Greeter(polyrank.App):
     @polyrank.endpoint("/")
     def greet(self) -> dict:
         return {"words": self.words, "python": sys.prefix, "own": version("polyrank-test-words")}
-'''
+"""
 
-PROJECT = '''
+PROJECT = """
 [build-system]
 requires = ["setuptools>=61"]
 build-backend = "setuptools.build_meta"
@@ -35,7 +35,7 @@ version = "1.2.3"
 
 [tool.setuptools]
 py-modules = ["words"]
-'''
+"""
 
 
 def test_an_app_runs_in_the_environment_that_it_asks_for(
