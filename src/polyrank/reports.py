@@ -6,6 +6,9 @@ from typing import Any
 
 import msgspec
 
+# By this header a replica on a network knows its server.
+TOKEN_HEADER = b"x-polyrank-replica"
+
 
 class HealthCheck(msgspec.Struct, frozen=True):
     """How a replica's health is judged: by calling ``path``. Times are in seconds.
@@ -51,11 +54,15 @@ class Loading(msgspec.Struct, frozen=True, tag="loading"):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """The app is served: where, and a first call of each endpoint."""
+    """The app is served: where, and a first call of each endpoint.
+
+    With a ``token``, calls must carry it (``TOKEN_HEADER``).
+    """
 
     host: str
     port: int
     routes: list[dict[str, Any]]
+    token: str = ""
 
 
 class Line(msgspec.Struct, frozen=True, tag="line"):

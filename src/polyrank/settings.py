@@ -61,6 +61,12 @@ class ServerSettings(BaseSettings):
 
     data_dir: Path = Field(default_factory=_data_dir)
     database_url: str | None = None
+    # Where replicas run: on this machine, or on those of a Ray cluster.
+    launcher: Literal["local", "ray"] = "local"
+    # On each machine of a cluster: where apps' files and environments are kept.
+    node_dir: Path = Path("/tmp/polyrank-node")
+    # Under which address the replicas reach the server, if they are on other machines.
+    url: str | None = None
     # How many replicas without GPUs may run at once, an app of machine type S being one; None is
     # the number of cores.
     slots: int | None = Field(default=None, gt=0)
@@ -97,6 +103,16 @@ class ServerSettings(BaseSettings):
         for network in value:
             ipaddress.ip_network(network)
         return value
+
+
+class ActivationSettings(BaseSettings):
+    """The sockets that systemd has opened for us (``LISTEN_…``, set by it)."""
+
+    model_config = SettingsConfigDict(env_prefix="LISTEN_", frozen=True, extra="ignore")
+
+    fds: int = 0
+    # Whom they are for; a process that we start inherits the variables, and not the sockets.
+    pid: int | None = None
 
 
 class WebSocketSettings(BaseSettings):

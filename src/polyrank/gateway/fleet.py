@@ -13,10 +13,12 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 import msgspec
+from prometheus_client import Metric
 
 from polyrank import reports
 from polyrank.deploy.manifest import Manifest
 from polyrank.errors import InvalidInput, PolyrankError
+from polyrank.gateway import families
 from polyrank.gateway.appfleet import AppFleet, Ground, Kept
 from polyrank.gateway.deployment import Deployment, DeploymentFailed
 from polyrank.gateway.rollout import Rollout, Strategy
@@ -32,6 +34,8 @@ log = logging.getLogger("polyrank.gateway")
 
 # How long a deployment that is over can still be followed.
 REMEMBERED_S = 3600.0
+# How often bundles, environments and old rows are looked through.
+SWEEP_EVERY_S = 3600.0
 # Options that a deployment sets anew even where `apps scale` has set them.
 RESET_BY_DEPLOY = frozenset({"max_multiplexing", "startup_timeout", "machine_type"})
 
@@ -47,6 +51,7 @@ class Fleet:
         staging: Staging,
         logs: Logs,
     ) -> None:
+        server.metrics.more = self._metrics
         self.apps = Apps(server.database)
         self.inventory = inventory
         self._server = server
@@ -85,9 +90,11 @@ class Fleet:
                 log.warning("ending replica %s: its app serves another revision", handle.spec.id)
                 self._tasks.create_task(handle.terminate())
             self._server.apps.settle()
+            sweeping = self._tasks.create_task(self._sweep())
             try:
                 yield
             finally:
+                sweeping.cancel()
                 await self._end()
 
     def leave(self) -> None:
@@ -214,6 +221,7 @@ class Fleet:
         fleet = AppFleet(hosted, self._ground, changed, lambda: self._server.requests.backlog(name))
         hosted.on_lost = fleet.is_lost
         hosted.on_unfit = fleet.is_unfit
+        hosted.census = fleet.census
         self._fleets[name] = fleet
         return fleet
 
@@ -295,6 +303,19 @@ class Fleet:
             app=app.name, revision=revision.id, number=revision.number, routes=fleet.hosted.routes
         )
 
+    async def _sweep(self) -> None:
+        """Removes now and then what nothing needs any more."""
+        while True:
+            await asyncio.sleep(SWEEP_EVERY_S)
+            if any(lock.locked() for lock in self._rolling.values()):
+                continue
+            in_use = [fleet.revision for fleet in self if fleet.revision is not None]
+            try:
+                await self._staging.sweep(in_use)
+                await self.apps.sweep_replicas()
+            except PolyrankError as error:
+                log.error("what is not needed any more could not be removed: %s", error)
+
     async def _forget(self, kept: Kept) -> None:
         """A replica has ended: its key is good no more."""
         row = await self.apps.replica(kept.id)
@@ -306,6 +327,15 @@ class Fleet:
         for id, deployment in list(self._deployments.items()):
             if deployment.ended_at is not None and deployment.ended_at < over:
                 del self._deployments[id]
+
+    async def _metrics(self) -> list[Metric]:
+        serving = {
+            fleet.hosted.name: fleet.revision.number for fleet in self if fleet.revision is not None
+        }
+        return [
+            families.of_gpus(self.inventory.devices()),
+            *families.of_deployments(await self.apps.outcomes(), serving),
+        ]
 
     async def _end(self) -> None:
         if not self._keeps_replicas:

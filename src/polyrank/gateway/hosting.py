@@ -8,6 +8,7 @@ from typing import Any
 
 from polyrank.errors import ReplicaUnreachable
 from polyrank.gateway.replicas import HostedReplica, Replicas, Slot
+from polyrank.gateway.traffic import Traffic
 from polyrank.gateway.upstream import Upstream
 from polyrank.reports import Limits, Loading, Ready
 
@@ -27,8 +28,8 @@ class HostedApp:
 
     ``on_change`` is called when those who wait may have another reason to. Whoever keeps the
     replicas sets ``on_demand``, called when somebody may have to wait for a place, ``on_lost``,
-    with the id of a replica that does not listen any more, and ``on_unfit``, of one that has
-    answered that it cannot go on.
+    with the id of a replica that does not listen any more, ``on_unfit``, of one that has answered
+    that it cannot go on, and ``census``, which tells the state and machine type of each.
     """
 
     def __init__(
@@ -47,6 +48,8 @@ class HostedApp:
         self.on_demand: Callable[[], None] = lambda: None
         self.on_lost: Callable[[str], None] = lambda id: None
         self.on_unfit: Callable[[str], None] = lambda id: None
+        self.census: Callable[[], list[tuple[str, str]]] = self._count_replicas
+        self.traffic = Traffic()
         self._on_change = on_change
         self._starting: dict[str, str] = {}  # what the start of each is at
         self._failure = ""
@@ -84,7 +87,7 @@ class HostedApp:
         self._starting.pop(id, None)
         self.routes = report.routes
         self._failure = ""
-        upstream = Upstream(report.host, report.port)
+        upstream = Upstream(report.host, report.port, report.token)
         self.replicas.add(HostedReplica(id, upstream, (limits or self.limits).multiplexing))
         self._on_change()
 
@@ -98,6 +101,10 @@ class HostedApp:
         if self._has_failed:
             self.replicas.fail(self._down())
         self._on_change()
+
+    def _count_replicas(self) -> list[tuple[str, str]]:
+        serving = ["running" if each.running else "idle" for each in self.replicas]
+        return [(state, "") for state in [*("pending" for _ in self._starting), *serving]]
 
     def close(self) -> None:
         """Closes the connections to the replicas."""

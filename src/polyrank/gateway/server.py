@@ -29,6 +29,7 @@ from polyrank.gateway.filing import Filing
 from polyrank.gateway.framed import FramedCalls
 from polyrank.gateway.gate import Access, Gate
 from polyrank.gateway.hosting import HostedApp
+from polyrank.gateway.metrics import Metrics
 from polyrank.gateway.notices import Notices
 from polyrank.gateway.openapi import DEPLOYMENTS, ServerDocument
 from polyrank.gateway.outbox import Outbox
@@ -45,7 +46,7 @@ from polyrank.store import changes
 from polyrank.store.database import Database
 from polyrank.store.keys import Keys
 from polyrank.store.migrations import upgrade
-from polyrank.store.requests import Requests
+from polyrank.store.requests import Changed, Requests
 from polyrank.store.signing import SigningKeys
 from polyrank.store.webhooks import Webhooks
 
@@ -85,6 +86,7 @@ class Server:
         self.apps = Registry()
         self._add_gate(settings)
         self._add_webhooks(settings.webhook_networks, webhook_schedule)
+        self.metrics = Metrics(self.apps, self.requests)
         self.bounds = Bounds(self.requests, settings.max_queued)
         self.notices = Notices()
         self._tasks: asyncio.TaskGroup | None = None
@@ -185,6 +187,15 @@ class Server:
             await asyncio.to_thread(self.database.close)
             await asyncio.to_thread(self._keys_database.close)
 
+    def _note_end(self, ended: Changed) -> None:
+        """This server has ended a request of the queue."""
+        if (entry := self.apps.get(ended.app)) is not None and ended.status is not None:
+            begun = ended.finished_at if ended.started_at is None else ended.started_at
+            ran_s = None if ended.started_at is None else ended.finished_at - ended.started_at
+            entry.app.traffic.note_completed(
+                "POST", ended.status, begun - ended.submitted_at, ran_s
+            )
+
     def _note_foreign_change(self, id: str, app: str) -> None:
         """Another server of this database changed a request; with no id, perhaps many."""
         self.notices.publish(id)
@@ -232,6 +243,7 @@ def build(server: Server, deploying: Sequence[BaseRoute] = ()) -> ASGIApp:
             *ServerDocument(*((DEPLOYMENTS,) if deploying else ())).routes(),
             *deploying,
             *server.accounts.routes(),
+            *server.metrics.routes(),
             *server.outbox.routes(),
             *server.filing.routes(),
             *Pages(server.apps, server.gate.lets_in).routes(),

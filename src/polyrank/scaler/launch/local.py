@@ -373,7 +373,7 @@ class LocalHandle:
 def command_of(spec: ReplicaSpec, *, is_marked: bool) -> list[str]:
     """The command line of a replica; ``is_marked`` has it print records (``polyrank.records``)."""
     command = [spec.python, "-m", "polyrank.app.replica", spec.ref]
-    command += ["--options", json.dumps(dict(spec.options))]
+    command += ["--host", spec.host, "--options", json.dumps(dict(spec.options))]
     if spec.module is not None:
         command += ["--module", spec.module]
     if spec.ranks is not None:
@@ -388,6 +388,9 @@ def command_of(spec: ReplicaSpec, *, is_marked: bool) -> list[str]:
 def environment_of(spec: ReplicaSpec, *, is_unbuffered: bool = False) -> dict[str, str]:
     """All variables of a replica."""
     environment = {name: value for name, value in os.environ.items() if name not in NOT_FOR_APPS}
+    if spec.python != sys.executable:
+        # It would shadow what is in the app's own environment.
+        environment.pop("PYTHONPATH", None)
     if is_unbuffered:
         environment["PYTHONUNBUFFERED"] = "1"
     if spec.device is not None:
