@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -89,6 +89,8 @@ class Server:
         self.metrics = Metrics(self.apps, self.requests)
         self.bounds = Bounds(self.requests, settings.max_queued)
         self.notices = Notices()
+        # Another server has changed what is deployed of an app, or perhaps of any.
+        self.on_deployed: Callable[[str], None] = lambda app: None
         self._tasks: asyncio.TaskGroup | None = None
         self._dispatching: dict[str, asyncio.Task[None]] = {}
 
@@ -198,6 +200,10 @@ class Server:
 
     def _note_foreign_change(self, id: str, app: str) -> None:
         """Another server of this database changed a request; with no id, perhaps many."""
+        if id in ("", changes.DEPLOYED):
+            self.on_deployed(app)
+        if id == changes.DEPLOYED:
+            return
         self.notices.publish(id)
         for entry in self.apps:
             if app in ("", entry.app.name):
