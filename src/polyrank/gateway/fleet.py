@@ -24,7 +24,7 @@ from polyrank.gateway.deployment import Deployment, DeploymentFailed
 from polyrank.gateway.rollout import Rollout, Strategy
 from polyrank.gateway.server import Server
 from polyrank.gateway.staging import Staging
-from polyrank.scaler.gpus import Device, Inventory, Wanted
+from polyrank.scaler.gpus import Device, Inventory, LeaseConflict, Wanted
 from polyrank.scaler.launch.base import Handle, Launcher
 from polyrank.scaler.logs import Logs
 from polyrank.scaler.policy import Scaling
@@ -91,7 +91,7 @@ class Fleet:
                 if app.revision is not None:
                     await self._take_up(app, left)
             for handle in left:
-                log.warning("ending replica %s: its app serves another revision", handle.spec.id)
+                log.warning("ending replica %s, which is not served any more", handle.spec.id)
                 self._tasks.create_task(handle.terminate())
             self._server.apps.settle()
             sweeping = self._tasks.create_task(self._sweep())
@@ -200,10 +200,14 @@ class Fleet:
         fleet.serve(revision, Scaling.of(options), wanted_of(options))
         for handle in [each for each in left if each.spec.app == app.name]:
             if handle.spec.revision == revision.id:
-                left.remove(handle)
                 gpus = handle.spec.gpus or ()
                 slots = 0 if gpus else slots_of(fleet.wanted)
-                lease = self.inventory.adopt(handle.spec.id, gpus, slots)
+                try:
+                    lease = self.inventory.adopt(handle.spec.id, gpus, slots)
+                except LeaseConflict as error:
+                    log.error("%s: %s", app.name, error)
+                    continue  # it is ended, and another one started elsewhere
+                left.remove(handle)
                 fleet.adopt(handle, revision, lease)
         await self._begin(fleet)
 
