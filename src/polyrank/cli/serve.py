@@ -16,6 +16,7 @@ from polyrank.certificates import Authority
 from polyrank.cli.console import exit_status, say
 from polyrank.gateway.callers import is_loopback
 from polyrank.gateway.deployments import Deployments
+from polyrank.gateway.exec import Exec
 from polyrank.gateway.fleet import Fleet
 from polyrank.gateway.runners import Runners
 from polyrank.gateway.server import Server, build
@@ -87,6 +88,7 @@ class Installation:
         routes = [
             *Deployments(fleet, staging, server.requests).routes(),
             *Runners(fleet, logs).routes(),
+            *Exec(fleet.handle).routes(),
         ]
         async with serving(
             build(server, routes), self._listening, grace_s=GRACE_S, certificate=self._certificate()

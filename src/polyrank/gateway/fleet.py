@@ -17,7 +17,7 @@ from prometheus_client import Metric
 
 from polyrank import reports
 from polyrank.deploy.manifest import Manifest
-from polyrank.errors import PolyrankError
+from polyrank.errors import InvalidInput, PolyrankError
 from polyrank.gateway import families
 from polyrank.gateway.appfleet import AppFleet, Ground, Kept
 from polyrank.gateway.deployment import Deployment, DeploymentFailed
@@ -121,6 +121,15 @@ class Fleet:
             if (kept := fleet.kept.get(replica)) is not None:
                 return fleet, kept
         raise NotDeployed(f"no replica {replica!r} runs here; `polyrank runners list` shows them")
+
+    def handle(self, replica: str) -> Handle | None:
+        """That of a replica, by the start of its id; None before it is started. Raises NotDeployed
+        or InvalidInput."""
+        found = [kept for fleet in self for kept in fleet if kept.id.startswith(replica)]
+        if len(found) > 1:
+            ids = ", ".join(kept.id for kept in found)
+            raise InvalidInput(f"{replica!r} begins the ids of several replicas: {ids}")
+        return found[0].handle if found else self.find(replica)[1].handle
 
     def deployment(self, id: str) -> Deployment:
         """A deployment that is under way or has just ended. Raises NotDeployed."""

@@ -19,7 +19,7 @@ from polyrank import reports
 from polyrank.errors import PolyrankError, StoreUnavailable
 from polyrank.gateway import gate, pages, signatures, tokens
 from polyrank.gateway.accounts import Accounts
-from polyrank.gateway.addresses import find_target
+from polyrank.gateway.addresses import Target, find_target
 from polyrank.gateway.answers import error_answer, routing_answer
 from polyrank.gateway.bounds import Bounds
 from polyrank.gateway.callers import Callers
@@ -286,8 +286,15 @@ def build(server: Server, deploying: Sequence[BaseRoute] = ()) -> ASGIApp:
         scope = {**scope, "path": path, "face_prefix": target.prefix, "state": state}
         if target.query is not None:
             scope["query_string"] = target.query
-        if scope["type"] == "websocket":
+        if scope["type"] == "websocket" and not _is_own_socket(target):
             return await (framed if target.face == "ws" else websockets)(scope, receive, send)
         await faces.get(target.face, own)(scope, receive, send)
 
     return open_to_browsers(by_face)
+
+
+def _is_own_socket(target: Target) -> bool:
+    """Whether a websocket leads to a replica's shell, and not to an app."""
+    return (target.face, target.path.rpartition("/")[2]) == ("", "exec") and (
+        target.path.startswith("/runners/")
+    )
