@@ -139,8 +139,10 @@ class AcceleratedCore:
         graphs: bool = True,
         compiler: Compiler | None = None,
         priority: int = URGENT,
+        ranks: int = 1,
     ) -> None:
         self.kind = kind
+        self._ranks = ranks
         self._priority = priority
         self._core = core
         self._config = config
@@ -165,12 +167,21 @@ class AcceleratedCore:
             plan = self._plans[key] = self._plan(inputs)
         return plan.run(*inputs)
 
-    def refresh(self) -> None:
-        """Takes compiled code into use where it has become ready."""
+    def refresh(self, agree: Callable[[bool], bool] = bool) -> None:
+        """Takes compiled code into use where it has become ready.
+
+        Ranks that exchange something in it have to do so at the same time: ``agree`` tells whether
+        what is ready here is so everywhere, and is asked the same questions on every rank.
+        """
         for plan in self._plans.values():
-            if plan.compiled is not None:
+            if self._compiler is not None and not plan.is_compiled and agree(bool(plan.compiled)):
                 plan.run, plan.compiled = self._recorded(plan.compiled), None
                 plan.is_compiled = True
+
+    @property
+    def name(self) -> str:
+        """What it is, and among how many ranks it is divided."""
+        return self.kind if self._ranks == 1 else f"{self.kind}, rows of {self._ranks} ranks"
 
     def state(self) -> dict[str, str]:
         """For every shape of the first input: how it runs."""
@@ -199,7 +210,7 @@ class AcceleratedCore:
         plan = Plan(self._eager)
         if self._compiler is not None:
             dtype = self._weight.dtype
-            recipe = Recipe.of(self.kind, self._config, self._added, dtype, inputs)
+            recipe = Recipe.of(self.kind, self._config, self._added, dtype, inputs, self._ranks)
 
             def on_ready(artifact: Path) -> None:
                 plan.compiled = load_compiled(artifact, self._core)
