@@ -1,7 +1,8 @@
 """SDXL with polyrank.diffusion against the plain pipeline, in one run.
 
     python -m benchmarks.diffusion --ranks 1              # on GPUs
-    python -m benchmarks.diffusion --ranks 2              # and both GPUs on one picture
+    python -m benchmarks.diffusion --ranks 2              # and both GPUs on one picture (or 4, 8)
+    python -m benchmarks.diffusion --ranks 4 --together   # one GPU and four on one picture only
     python -m benchmarks.diffusion --model shapes --size 256 --device cpu
 
 SDXL's architecture with random weights: what a step costs does not depend on what it paints. A
@@ -113,23 +114,23 @@ class Bench(DistributedWorker):
         state = f"{'' if ready else 'not '}ready, {self.optimized.state()}"
         return self.slowest(waited), self.slowest(time.perf_counter() - begun - waited), state
 
-    def pair(self, on: bool) -> None:
-        """Both ranks on one picture, or each on its own."""
-        from polyrank.diffusion import parallelize
+    def together(self, on: bool, symmetric: bool = True) -> None:
+        """All ranks on one picture, or each on its own."""
+        from polyrank.diffusion import parallelize, separate
 
         if on:
-            parallelize(self.pipeline)
+            parallelize(self.pipeline, symmetric=symmetric)
         else:
-            self.pipeline.unet.forward.share(None)
+            separate(self.pipeline)
 
-    def profile(self) -> str:
+    def profile(self, same_seed: bool = False) -> str:
         """Kernels of one picture's two steps, the longest first."""
         from torch.profiler import ProfilerActivity, profile
 
         with profile(activities=[ProfilerActivity.CUDA]) as profiled:
-            self.paint("profile", 2)
+            self.paint("profile", 2, same_seed=same_seed)
         return profiled.key_averages().table(
-            sort_by="self_device_time_total", row_limit=25, max_name_column_width=70
+            sort_by="self_device_time_total", row_limit=40, max_name_column_width=70
         )
 
 
@@ -199,7 +200,7 @@ async def measure(args: argparse.Namespace) -> None:
         await runner.start(timeout=600, model=args.model, size=args.size, cache=cache)
         table = Table(runner, args.repeats)
         try:
-            await fill(table, args)
+            await (fill_together_only if args.together else fill)(table, args)
         finally:
             await runner.stop()
             report(table, args)
@@ -215,10 +216,7 @@ async def fill(table: Table, args: argparse.Namespace) -> None:
     await table.do("paint", name="plain one", steps=few, same_seed=True)
     first = await table.do("optimize")
     table.add("`optimize` and the first picture (2 steps)", first)
-    if args.ranks == 2:  # so that this is compiled at the same time
-        await table.do("pair", on=True)
-        await table.do("paint", name="pair", steps=2, same_seed=True)
-        await table.do("pair", on=False)
+    await compile_together(table, args)
     waited, swap, state = await table.do("compiled")
     say(state)
     table.add("the compiler, meanwhile", waited, note="once per machine and shape")
@@ -234,22 +232,60 @@ async def fill(table: Table, args: argparse.Namespace) -> None:
         table.add(f"wall of a request, {few} steps", without, plain[few])
         table.add(f"the same, previews every {every} steps", walls, plain[few], note)
         table.add("first preview at the caller", seen)
-    if args.ranks == 2:
-        await table.do("paint", name="one", steps=few, same_seed=True)
-        await table.do("pair", on=True)
-        await table.do("paint", name="warm-up", steps=2, same_seed=True)
-        say(str(await table.do("compiled")))
-        for steps in (few, many):
-            seconds = await table.median(f"pair{steps}", steps, same_seed=True)
-            note = ""
-            if steps == few:
-                note = "against one GPU: " + likeness(
-                    *await table.do("compare", one="one", other=f"pair{steps}")
-                )
-            table.add(f"both GPUs on one picture, {steps} steps", seconds, plain[steps], note)
-        await table.do("pair", on=False)
+    await fill_together(table, args, plain)
     if args.profile:
         say(await table.do("profile"))
+
+
+async def compile_together(table: Table, args: argparse.Namespace) -> None:
+    """Has what the ranks need together compiled at the same time as what each needs by itself."""
+    if args.ranks > 1:
+        await table.do("together", on=True)
+        await table.do("paint", name="together", steps=2, same_seed=True)
+        await table.do("together", on=False)
+
+
+async def fill_together(
+    table: Table, args: argparse.Namespace, against: dict[int, float], symmetric: bool = True
+) -> None:
+    """The rows of all GPUs on one picture; "one" is the picture of one, of the fewer steps."""
+    if args.ranks == 1:
+        return
+    few, many = args.steps
+    await table.do("paint", name="one", steps=few, same_seed=True)
+    await table.do("together", on=True, symmetric=symmetric)
+    await table.do("paint", name="warm-up", steps=2, same_seed=True)
+    say(str(await table.do("compiled")))
+    how = "" if symmetric else " over NCCL"
+    for steps in (few, many):
+        seconds = await table.median(f"together{steps}", steps, same_seed=True)
+        note = ""
+        if steps == few:
+            note = "against one GPU: " + likeness(
+                *await table.do("compare", one="one", other=f"together{steps}")
+            )
+        name = f"{args.ranks} GPUs{how} on one picture, {steps} steps"
+        table.add(name, seconds, against[steps], note)
+    if args.profile:
+        say(await table.do("profile", same_seed=True))
+    await table.do("together", on=False)
+
+
+async def fill_together_only(table: Table, args: argparse.Namespace) -> None:
+    """One optimized GPU, then all on one picture: by symmetric memory and over NCCL."""
+    await table.do("optimize")
+    await compile_together(table, args)
+    say(str(await table.do("compiled")))
+    if args.compile_only:
+        return
+    one = {}
+    for steps in args.steps:
+        one[steps] = await table.median(f"one{steps}", steps, same_seed=True)
+        table.add(f"one GPU, {steps} steps", one[steps], one[steps])
+    if args.profile:
+        say(await table.do("profile", same_seed=True))
+    for exchange in args.exchange:
+        await fill_together(table, args, one, exchange == "memory")
 
 
 def likeness(most: int, psnr: float) -> str:
@@ -261,8 +297,8 @@ def report(table: Table, args: argparse.Namespace) -> None:
     """Prints the table."""
     print(
         f"{args.ranks} ranks ({args.device}), {args.model}, {args.size}x{args.size}, guidance 5, "
-        f"medians of {args.repeats}\n\n| measured | seconds | times as fast as plain | |\n"
-        "|---|---|---|---|"
+        f"medians of {args.repeats}\n\n| measured | seconds "
+        f"| times as fast as {'one GPU' if args.together else 'plain'} | |\n|---|---|---|---|"
     )
     print(*table.rows, sep="\n")
 
@@ -282,6 +318,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, nargs=2, default=[20, 30])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cache", help="folder of compiled code; by default a fresh one")
+    parser.add_argument(
+        "--together", action="store_true", help="measure one GPU and all on one picture, no more"
+    )
+    parser.add_argument(
+        "--exchange",
+        nargs="+",
+        choices=["memory", "nccl"],
+        default=["memory"],
+        help="with --together: how the ranks exchange what they need of each other",
+    )
+    parser.add_argument(
+        "--compile-only", action="store_true", help="with --together: fill the cache and stop"
+    )
     parser.add_argument("--profile", action="store_true", help="list the longest kernels")
     asyncio.run(measure(parser.parse_args(arguments)))
 

@@ -173,9 +173,12 @@ class AcceleratedCore:
         Ranks that exchange something in it have to do so at the same time: ``agree`` tells whether
         what is ready here is so everywhere, and is asked the same questions on every rank.
         """
+        if self._compiler is None:
+            return
         for plan in self._plans.values():
-            if self._compiler is not None and not plan.is_compiled and agree(bool(plan.compiled)):
-                plan.run, plan.compiled = self._recorded(plan.compiled), None
+            compiled = plan.compiled
+            if not plan.is_compiled and agree(compiled is not None) and compiled is not None:
+                plan.run, plan.compiled = self._recorded(compiled), None
                 plan.is_compiled = True
 
     @property

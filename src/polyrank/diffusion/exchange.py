@@ -10,6 +10,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+# Renamed in torch 2.13.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
 
 class Exchange(Protocol):
     """A way in which ranks show each other tensors of one shape."""
@@ -28,7 +31,7 @@ class GroupExchange:
     def __call__(self, share: Tensor) -> Tensor:
         """[ranks, *share.shape]."""
         everyone = share.new_empty((self._ranks, *share.shape))
-        dist.all_gather_into_tensor(everyone.flatten(0, 1), share, group=self._group)
+        _all_gather(everyone.view(-1), share.view(-1), group=self._group)
         return everyone
 
 

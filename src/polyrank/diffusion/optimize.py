@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor
 
-from polyrank.diffusion.accelerated import AcceleratedCore, Compiler
+from polyrank.diffusion.accelerated import Compiler
 from polyrank.diffusion.attention import check_decoder, check_unet
 from polyrank.diffusion.cores import UNetCore, fast_decoder, fast_unet
 from polyrank.diffusion.graphs import GraphedFunction, Last

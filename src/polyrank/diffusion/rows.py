@@ -38,7 +38,7 @@ class Rows(nn.Module):
 
     def mine(self, pictures: Tensor) -> Tensor:
         """This rank's band of [pictures, channels, height, width]."""
-        return pictures.chunk(self.ranks, dim=2)[self.rank]
+        return pictures.chunk(self.ranks, dim=2)[self.rank].contiguous()
 
     def gather(self, share: Tensor) -> Tensor:
         """[ranks, *share.shape]: everybody's."""

@@ -18,9 +18,7 @@ class SharedCore:
     ``options`` are those of AcceleratedCore.
     """
 
-    def __init__(
-        self, kind: str, core: nn.Module, config: dict[str, Any], **options: Any
-    ) -> None:
+    def __init__(self, kind: str, core: nn.Module, config: dict[str, Any], **options: Any) -> None:
         self._core = core
         self._config = config
         self._options = options

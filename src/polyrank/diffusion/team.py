@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 
@@ -12,6 +13,8 @@ from torch import Tensor
 from polyrank.diffusion.exchange import Exchange, GroupExchange
 from polyrank.diffusion.rows import Rows
 from polyrank.errors import UnsupportedPipeline
+
+log = logging.getLogger("polyrank.diffusion")
 
 SIZES = (1, 2, 4, 8)
 
@@ -48,8 +51,11 @@ class Share:
 class Team:
     """The ranks of a process group. All of them make the same calls in the same order."""
 
-    def __init__(self, group: dist.ProcessGroup | None, device: torch.device) -> None:
-        self._group = group
+    def __init__(
+        self, group: dist.ProcessGroup | None, device: torch.device, *, symmetric: bool = True
+    ) -> None:
+        self._group = group or dist.group.WORLD
+        self._symmetric = symmetric
         self._device = device
         self.ranks: int = dist.get_world_size(group)
         self.rank: int = dist.get_rank(group)
@@ -57,7 +63,7 @@ class Team:
             raise UnsupportedPipeline(
                 f"{self.ranks} ranks cannot share a picture; {', '.join(map(str, SIZES))} can"
             )
-        self._everyone = GroupExchange(group)
+        self._everyone = self._open(self._group)
         self._rows = {
             size: Rows(size, self.rank % size, self._exchange(size), device)
             for size in SIZES
@@ -93,8 +99,24 @@ class Team:
         """Among the ``size`` ranks beside each other of which this is one."""
         if size == self.ranks:
             return self._everyone
-        ranks = dist.get_process_group_ranks(self._group or dist.group.WORLD)
+        ranks = dist.get_process_group_ranks(self._group)
         groups = [
             dist.new_group(ranks[start : start + size]) for start in range(0, self.ranks, size)
         ]
-        return GroupExchange(groups[self.rank // size])
+        return self._open(groups[self.rank // size])
+
+    def _open(self, group: dist.ProcessGroup) -> Exchange:
+        over_group = GroupExchange(group)
+        if self._device.type != "cuda" or not self._symmetric or self.ranks == 1:
+            return over_group
+        # Needs Triton, which is there only with GPUs.
+        from polyrank.diffusion.symmetric import SymmetricExchange
+
+        exchange: Exchange | None = None
+        try:
+            exchange = SymmetricExchange(group, self._device, over_group)
+        except RuntimeError:
+            log.warning("the GPUs cannot see each other's memory; NCCL is used", exc_info=True)
+        if self.agree(exchange is not None) and exchange is not None:
+            return exchange
+        return over_group
