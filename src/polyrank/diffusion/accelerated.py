@@ -77,7 +77,7 @@ class Compiler:
         with process.stdin, process.stderr:  # the process ends when its stdin closes
             process.stdin.write(recipe.to_json() + "\n")
             process.stdin.flush()
-            last_words = deque(process.stderr, maxlen=30)
+            last_words = deque(process.stderr, maxlen=40)
             process.wait()
         if process.returncode != 0 and not self._closed:
             log.warning(

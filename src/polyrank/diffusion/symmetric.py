@@ -8,6 +8,8 @@ time has seen its owner finish with the first.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 import torch.distributed._symmetric_memory as symmetric_memory
@@ -72,18 +74,19 @@ class SymmetricExchange:
 
 @triton.jit(do_not_specialize=["rank"])
 def _exchange(
-    share,
-    everyone,
-    memories,
-    turns,
-    words,
-    piece,
-    rank,
+    share: Any,
+    everyone: Any,
+    memories: Any,
+    turns: Any,
+    words: Any,
+    piece: Any,
+    rank: Any,
     RANKS: tl.constexpr,
     PIECE: tl.constexpr,
     BLOCKS: tl.constexpr,
     STEP: tl.constexpr,
-):
+) -> None:
+    """Writes the share to all others and, into ``everyone``, what all others wrote here."""
     block = tl.program_id(0)
     turn = tl.load(turns + block) + 1
     begin = block * piece
@@ -117,7 +120,7 @@ def _exchange(
 
 
 @triton.jit
-def _copy(source, target, words, STEP: tl.constexpr):
+def _copy(source: Any, target: Any, words: Any, STEP: tl.constexpr) -> None:
     source = tl.multiple_of(source, 16)
     target = tl.multiple_of(target, 16)
     each = tl.arange(0, STEP)
