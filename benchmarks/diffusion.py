@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import math
+import re
 import statistics
 import sys
 import tempfile
@@ -28,6 +29,17 @@ from examples.parallel_sdxl import SHAPES
 from polyrank.distributed import DistributedRunner, DistributedWorker
 
 COMPILE_LIMIT_S = 420
+# What kernels do, by their names; the first that fits counts.
+KERNELS = {
+    "exchanges, waiting included": r"_exchange|nccl",
+    "attention": r"sdpa|flash|fmha",
+    "convolutions": r"implicit_gemm|fprop|conv2d|cudnn.*conv",
+    "products": r"nvjet|gemm|cublas|splitK",
+    "norms, activations, sums": r"triton|layer_norm",
+    "memsets and copies": r"Memset|Memcpy",
+}
+PROFILED_STEPS = (4, 12)
+LARGE_STEPS = 50
 
 
 class Bench(DistributedWorker):
@@ -50,7 +62,14 @@ class Bench(DistributedWorker):
         """Calls the method ``act``."""
         return getattr(self, act)(**options)
 
-    def paint(self, name: str, steps: int, every: int = 0, same_seed: bool = False) -> float:
+    def paint(
+        self,
+        name: str,
+        steps: int,
+        every: int = 0,
+        same_seed: bool = False,
+        size: int | None = None,
+    ) -> float:
         """Seconds of one picture, of the slowest rank; it is kept under ``name``."""
         import contextlib
 
@@ -65,8 +84,8 @@ class Bench(DistributedWorker):
                 PROMPT,
                 num_inference_steps=steps,
                 guidance_scale=5.0,
-                width=self.size,
-                height=self.size,
+                width=size or self.size,
+                height=size or self.size,
                 generator=torch.Generator().manual_seed(0 if same_seed else self.rank),
                 callback_on_step_end=self.cancellable(watch),
             ).images[0]
@@ -92,13 +111,15 @@ class Bench(DistributedWorker):
         psnr = math.inf if mean == 0 else 10 * math.log10(255**2 / mean)
         return int(np.abs(left - right).max()), psnr
 
-    def optimize(self) -> float:
+    def optimize(self, compile_previews: bool = True) -> float:
         """``optimize`` and a previewer; seconds of the call and of a first picture's two steps."""
         from polyrank.diffusion import Previewer, optimize
 
         begun = time.perf_counter()
         self.optimized = optimize(self.pipeline, cache=self.cache)
-        self.previewer = Previewer(self.pipeline, self.tiny, worker=self, cache=self.cache)
+        self.previewer = Previewer(
+            self.pipeline, self.tiny, worker=self, cache=self.cache, compile=compile_previews
+        )
         self.paint("first", 2)
         self.previewer.warm_up(self.size, self.size)
         return self.slowest(time.perf_counter() - begun)
@@ -123,15 +144,45 @@ class Bench(DistributedWorker):
         else:
             separate(self.pipeline)
 
-    def profile(self, same_seed: bool = False) -> str:
+    def profile(self, size: int | None = None, same_seed: bool = False) -> str:
         """Kernels of one picture's two steps, the longest first."""
         from torch.profiler import ProfilerActivity, profile
 
         with profile(activities=[ProfilerActivity.CUDA]) as profiled:
-            self.paint("profile", 2, same_seed=same_seed)
+            self.paint("profile", 2, size=size, same_seed=same_seed)
         return profiled.key_averages().table(
             sort_by="self_device_time_total", row_limit=40, max_name_column_width=70
         )
+
+    def step(self, size: int) -> list[dict[str, float]]:
+        """Microseconds of a step on every rank, by what its kernels do, in a shared picture."""
+        import torch.distributed as dist
+
+        few, many = (self.kernels(size, steps) for steps in PROFILED_STEPS)
+        steps = PROFILED_STEPS[1] - PROFILED_STEPS[0]
+        mine = {kind: (many[kind] - few[kind]) / steps for kind in few}
+        everyone: list[Any] = [None] * self.world_size
+        dist.all_gather_object(everyone, mine)
+        return everyone
+
+    def kernels(self, size: int, steps: int) -> dict[str, float]:
+        """Microseconds of a picture's kernels by what they do, and of the whole."""
+        import torch
+        from torch.profiler import ProfilerActivity, profile
+
+        with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+            self.paint("profile", steps, size=size, same_seed=True)
+            torch.cuda.synchronize()
+        found = [each for each in profiled.events() if each.device_type.name == "CUDA"]
+        spent = dict.fromkeys([*KERNELS, "other kernels"], 0.0)
+        for each in found:
+            fits = (kind for kind, names in KERNELS.items() if re.search(names, each.name))
+            spent[next(fits, "other kernels")] += each.time_range.elapsed_us()
+        begin = min(each.time_range.start for each in found)
+        spent["between kernels"] = (
+            max(each.time_range.end for each in found) - begin - sum(spent.values())
+        )
+        return spent
 
 
 @dataclass
@@ -155,6 +206,8 @@ class Table:
         self.runner = runner
         self.repeats = repeats
         self.rows: list[Row] = []
+        # By how ranks exchange: for every rank, where a step's microseconds go.
+        self.steps: dict[str, list[dict[str, float]]] = {}
 
     async def do(self, act: str, **options: Any) -> Any:
         """Has every rank do something; rank 0's answer."""
@@ -216,7 +269,7 @@ async def fill(table: Table, args: argparse.Namespace) -> None:
     await table.do("paint", name="plain one", steps=few, same_seed=True)
     first = await table.do("optimize")
     table.add("`optimize` and the first picture (2 steps)", first)
-    await compile_together(table, args)
+    await compile_together(table, args, args.size)
     waited, swap, state = await table.do("compiled")
     say(state)
     table.add("the compiler, meanwhile", waited, note="once per machine and shape")
@@ -237,11 +290,11 @@ async def fill(table: Table, args: argparse.Namespace) -> None:
         say(await table.do("profile"))
 
 
-async def compile_together(table: Table, args: argparse.Namespace) -> None:
+async def compile_together(table: Table, args: argparse.Namespace, size: int) -> None:
     """Has what the ranks need together compiled at the same time as what each needs by itself."""
     if args.ranks > 1:
-        await table.do("together", on=True)
-        await table.do("paint", name="together", steps=2, same_seed=True)
+        await table.do("together", on=True, symmetric="memory" in args.exchange)
+        await table.do("paint", name="together", steps=2, same_seed=True, size=size)
         await table.do("together", on=False)
 
 
@@ -266,15 +319,19 @@ async def fill_together(
             )
         name = f"{args.ranks} GPUs{how} on one picture, {steps} steps"
         table.add(name, seconds, against[steps], note)
-    if args.profile:
+    if args.profile and args.device == "cuda":
+        table.steps[how] = await table.do("step", size=args.size)
+        say(str(table.steps[how]))
         say(await table.do("profile", same_seed=True))
     await table.do("together", on=False)
 
 
 async def fill_together_only(table: Table, args: argparse.Namespace) -> None:
-    """One optimized GPU, then all on one picture: by symmetric memory and over NCCL."""
-    await table.do("optimize")
-    await compile_together(table, args)
+    """One optimized GPU, then all on one picture."""
+    await table.do("optimize", compile_previews=False)
+    await compile_together(table, args, args.size)
+    for size in args.large:
+        await compile_together(table, args, size)
     say(str(await table.do("compiled")))
     if args.compile_only:
         return
@@ -282,10 +339,25 @@ async def fill_together_only(table: Table, args: argparse.Namespace) -> None:
     for steps in args.steps:
         one[steps] = await table.median(f"one{steps}", steps, same_seed=True)
         table.add(f"one GPU, {steps} steps", one[steps], one[steps])
-    if args.profile:
-        say(await table.do("profile", same_seed=True))
     for exchange in args.exchange:
         await fill_together(table, args, one, exchange == "memory")
+    await fill_large(table, args)
+
+
+async def fill_large(table: Table, args: argparse.Namespace) -> None:
+    """The rows of the larger pictures, which only all ranks together paint."""
+    await table.do("together", on=True, symmetric="memory" in args.exchange)
+    for size in args.large:
+        await table.do("paint", name="warm-up", steps=2, same_seed=True, size=size)
+        say(str(await table.do("compiled")))
+        await table.do("paint", name="warm-up", steps=2, same_seed=True, size=size)
+        seconds = [
+            await table.do("paint", name="large", steps=LARGE_STEPS, same_seed=True, size=size)
+            for _ in range(2)
+        ]
+        say(f"{size}: {seconds}")
+        name = f"{args.ranks} GPUs on one picture of {size}x{size}, {LARGE_STEPS} steps"
+        table.add(name, min(seconds), note="the better of two")
 
 
 def likeness(most: int, psnr: float) -> str:
@@ -301,6 +373,12 @@ def report(table: Table, args: argparse.Namespace) -> None:
         f"| times as fast as {'one GPU' if args.together else 'plain'} | |\n|---|---|---|---|"
     )
     print(*table.rows, sep="\n")
+    for how, ranks in table.steps.items():
+        print(f"\n| microseconds of a step{how} |", *(f" rank {n} |" for n in range(len(ranks))))
+        print("|---|" + "---|" * len(ranks))
+        for kind in ranks[0]:
+            print(f"| {kind} |", *(f" {each[kind]:.0f} |" for each in ranks))
+        print("| together |", *(f" {sum(each.values()):.0f} |" for each in ranks))
 
 
 def say(text: str) -> None:
@@ -327,6 +405,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         choices=["memory", "nccl"],
         default=["memory"],
         help="with --together: how the ranks exchange what they need of each other",
+    )
+    parser.add_argument(
+        "--large",
+        type=int,
+        nargs="*",
+        default=[],
+        help=f"with --together: larger sizes, painted by all ranks in {LARGE_STEPS} steps",
     )
     parser.add_argument(
         "--compile-only", action="store_true", help="with --together: fill the cache and stop"

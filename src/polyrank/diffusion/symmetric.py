@@ -8,8 +8,6 @@ time has seen its owner finish with the first.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.distributed as dist
 import torch.distributed._symmetric_memory as symmetric_memory
@@ -20,9 +18,11 @@ from torch import Tensor
 from polyrank.diffusion.exchange import Exchange
 
 # A word is 4 bytes. Shares up to BLOCKS x PIECE words are exchanged here.
-PIECE = 1 << 16
-BLOCKS = 64
-STEP = 2048
+PIECE = 1 << 15
+BLOCKS = 128
+# Words that a block copies at a time, and those for which another block is worth it.
+STEP = 4096
+SMALL = 1024
 WARPS = 16
 # Bytes that a thread copies at once.
 ALIGNED = 16
@@ -54,14 +54,14 @@ class SymmetricExchange:
         if share.data_ptr() % ALIGNED:
             share = share.clone()
         everyone = share.new_empty((self._ranks, *share.shape))
-        blocks = min(BLOCKS, triton.cdiv(words, STEP))
+        blocks = min(BLOCKS, triton.cdiv(words, SMALL))
         _exchange[(blocks,)](
             share.view(-1).view(torch.int32),
             everyone.view(-1).view(torch.int32),
             self._memories,
             self._turns,
             words,
-            triton.cdiv(triton.cdiv(words, blocks), STEP) * STEP,
+            triton.cdiv(triton.cdiv(words, blocks), SMALL) * SMALL,
             self._rank,
             RANKS=self._ranks,
             PIECE=PIECE,
@@ -74,18 +74,18 @@ class SymmetricExchange:
 
 @triton.jit(do_not_specialize=["rank"])
 def _exchange(
-    share: Any,
-    everyone: Any,
-    memories: Any,
-    turns: Any,
-    words: Any,
-    piece: Any,
-    rank: Any,
+    share,
+    everyone,
+    memories,
+    turns,
+    words,
+    piece,
+    rank,
     RANKS: tl.constexpr,
     PIECE: tl.constexpr,
     BLOCKS: tl.constexpr,
     STEP: tl.constexpr,
-) -> None:
+):
     """Writes the share to all others and, into ``everyone``, what all others wrote here."""
     block = tl.program_id(0)
     turn = tl.load(turns + block) + 1
@@ -120,7 +120,7 @@ def _exchange(
 
 
 @triton.jit
-def _copy(source: Any, target: Any, words: Any, STEP: tl.constexpr) -> None:
+def _copy(source, target, words, STEP: tl.constexpr):
     source = tl.multiple_of(source, 16)
     target = tl.multiple_of(target, 16)
     each = tl.arange(0, STEP)
