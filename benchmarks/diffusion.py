@@ -154,13 +154,14 @@ class Bench(DistributedWorker):
             sort_by="self_device_time_total", row_limit=40, max_name_column_width=70
         )
 
-    def step(self, size: int) -> list[dict[str, float]]:
-        """Microseconds of a step on every rank, by what its kernels do, in a shared picture."""
+    def spent(self, size: int) -> list[dict[str, tuple[float, float]]]:
+        """For every rank and kind of kernel: microseconds of a step, and of all but the steps."""
         import torch.distributed as dist
 
         few, many = (self.kernels(size, steps) for steps in PROFILED_STEPS)
         steps = PROFILED_STEPS[1] - PROFILED_STEPS[0]
-        mine = {kind: (many[kind] - few[kind]) / steps for kind in few}
+        each = {kind: (many[kind] - few[kind]) / steps for kind in few}
+        mine = {kind: (each[kind], few[kind] - PROFILED_STEPS[0] * each[kind]) for kind in few}
         everyone: list[Any] = [None] * self.world_size
         dist.all_gather_object(everyone, mine)
         return everyone
@@ -182,6 +183,8 @@ class Bench(DistributedWorker):
         spent["between kernels"] = (
             max(each.time_range.end for each in found) - begin - sum(spent.values())
         )
+        spent["together"] = sum(spent.values())
+        spent["(how many kernels)"] = len(found)
         return spent
 
 
@@ -207,7 +210,7 @@ class Table:
         self.repeats = repeats
         self.rows: list[Row] = []
         # By how ranks exchange: for every rank, where a step's microseconds go.
-        self.steps: dict[str, list[dict[str, float]]] = {}
+        self.spent: dict[str, list[dict[str, tuple[float, float]]]] = {}
 
     async def do(self, act: str, **options: Any) -> Any:
         """Has every rank do something; rank 0's answer."""
@@ -320,8 +323,8 @@ async def fill_together(
         name = f"{args.ranks} GPUs{how} on one picture, {steps} steps"
         table.add(name, seconds, against[steps], note)
     if args.profile and args.device == "cuda":
-        table.steps[how] = await table.do("step", size=args.size)
-        say(str(table.steps[how]))
+        table.spent[how] = await table.do("spent", size=args.size)
+        say(str(table.spent[how]))
         say(await table.do("profile", same_seed=True))
     await table.do("together", on=False)
 
@@ -373,12 +376,13 @@ def report(table: Table, args: argparse.Namespace) -> None:
         f"| times as fast as {'one GPU' if args.together else 'plain'} | |\n|---|---|---|---|"
     )
     print(*table.rows, sep="\n")
-    for how, ranks in table.steps.items():
-        print(f"\n| microseconds of a step{how} |", *(f" rank {n} |" for n in range(len(ranks))))
-        print("|---|" + "---|" * len(ranks))
+    for how, ranks in table.spent.items():
+        print(f"\nMicroseconds of a step{how}, and of a picture's rest:\n")
+        print("| kernels |", *(f" rank {rank} | rest |" for rank in range(len(ranks))))
+        print("|---|" + "---|---|" * len(ranks))
         for kind in ranks[0]:
-            print(f"| {kind} |", *(f" {each[kind]:.0f} |" for each in ranks))
-        print("| together |", *(f" {sum(each.values()):.0f} |" for each in ranks))
+            cells = (f" {each[kind][0]:.0f} | {each[kind][1]:.0f} |" for each in ranks)
+            print(f"| {kind} |", *cells)
 
 
 def say(text: str) -> None:
