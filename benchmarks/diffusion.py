@@ -158,6 +158,7 @@ class Bench(DistributedWorker):
         """For every rank and kind of kernel: microseconds of a step, and of all but the steps."""
         import torch.distributed as dist
 
+        self.kernels(size, 1)  # starting the profiler takes each rank another while
         few, many = (self.kernels(size, steps) for steps in PROFILED_STEPS)
         steps = PROFILED_STEPS[1] - PROFILED_STEPS[0]
         each = {kind: (many[kind] - few[kind]) / steps for kind in few}
@@ -361,6 +362,7 @@ async def fill_large(table: Table, args: argparse.Namespace) -> None:
         say(f"{size}: {seconds}")
         name = f"{args.ranks} GPUs on one picture of {size}x{size}, {LARGE_STEPS} steps"
         table.add(name, min(seconds), note="the better of two")
+    await table.do("together", on=False)
 
 
 def likeness(most: int, psnr: float) -> str:
