@@ -7,6 +7,7 @@ from starlette.routing import BaseRoute, Route
 
 from polyrank.gateway.accounts import Accounts
 from polyrank.gateway.downloads import Downloads
+from polyrank.gateway.metrics import Metrics
 from polyrank.gateway.openapi import ServerDocument, document
 from polyrank.gateway.outbox import Outbox
 from polyrank.gateway.pages import Pages
@@ -65,6 +66,7 @@ def test_every_route_is_in_the_document_and_nothing_else() -> None:
         Downloads(ANYBODY, NOBODY),
         Values(NOBODY, NOBODY, on_change=NOBODY),
         Pages(NOBODY, NOBODY),
+        Metrics(NOBODY, NOBODY),
     ):
         served |= listed(part.routes())
     assert said == served | set(QUEUE)
