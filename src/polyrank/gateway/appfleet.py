@@ -14,7 +14,8 @@ from polyrank import reports
 from polyrank.errors import PolyrankError, StoreUnavailable
 from polyrank.gateway.hosting import HostedApp
 from polyrank.scaler.gpus import Inventory, Lease, Wanted
-from polyrank.scaler.launch.base import Ended, Handle, Launcher, ReplicaSpec
+from polyrank.scaler.health import HealthWatch
+from polyrank.scaler.launch.base import Ended, Handle, Launcher, ReplicaSpec, Waiting
 from polyrank.scaler.logs import Line, Logs
 from polyrank.scaler.policy import Decision, Failures, Mode, Scaling, Seen, decide
 from polyrank.scaler.policy import Replica as ReplicaSeen
@@ -65,6 +66,7 @@ class Kept:
     # There is a process.
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
+    watching: asyncio.Task[None] | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -82,16 +84,14 @@ class Kept:
 class Ground:
     """What the fleets of all apps stand on.
 
-    ``prepare`` makes what a replica of a revision is started with, from its id and its GPUs; it may
+    ``prepare`` makes what a replica of a revision is started with, from its lease; it may
     have to build an environment first, and tells how that goes line by line.
     """
 
     apps: Apps
     launcher: Launcher
     inventory: Inventory
-    prepare: Callable[
-        [Revision, str, tuple[str, ...], Callable[[str], None]], Awaitable[ReplicaSpec]
-    ]
+    prepare: Callable[[Revision, Lease, Callable[[str], None]], Awaitable[ReplicaSpec]]
     forget: Callable[[Kept], Awaitable[None]]
     add_line: Callable[[reports.Line], None]
     logs: Logs
@@ -328,7 +328,7 @@ class AppFleet:
         )
         kept.enter(ReplicaState.BUILDING)
         hosted.is_starting(kept.id, "building its environment")
-        spec = await ground.prepare(kept.revision, kept.id, lease.gpus, kept.lines.append)
+        spec = await ground.prepare(kept.revision, lease, kept.lines.append)
         kept.enter(ReplicaState.SETUP)
         hosted.is_starting(kept.id)
         kept.handle = await ground.launcher.start(spec)
@@ -342,6 +342,8 @@ class AppFleet:
                 case reports.Loaded():
                     kept.limits = report.limits
                     self.hosted.is_starting(kept.id)
+                case Waiting():
+                    self.hosted.is_starting(kept.id, report.reason)
                 case reports.Loading():
                     self.hosted.is_loading(kept.id, report)
                 case reports.Ready():
@@ -365,7 +367,26 @@ class AppFleet:
         """Gives the replica requests from now on."""
         kept.is_candidate = False
         self.hosted.is_ready(kept.id, report, kept.limits)
+        if kept.limits is not None and kept.limits.health is not None:
+            assert self._tasks is not None
+            kept.watching = self._tasks.create_task(self._watch(kept, kept.limits.health))
         self.look()
+
+    async def _watch(self, kept: Kept, check: reports.HealthCheck) -> None:
+        """Calls the app's health check; a replica that fails it is replaced."""
+        if (hosted := self.hosted.replicas.get(kept.id)) is None:
+            return
+
+        async def call(method: str, path: str) -> int:
+            answer = await hosted.upstream.send(method, path.encode(), [], b"")
+            answer.release()
+            return answer.status
+
+        watch = HealthWatch(check, call)
+        hosted.on_check = watch.ask
+        why = await watch.run()
+        log.warning("%s: replica %s: %s", self.hosted.name, kept.id, why)
+        self.is_unfit(kept.id)
 
     async def _end(self, kept: Kept, at_once: bool) -> None:
         if not kept.is_ending:
@@ -401,6 +422,8 @@ class AppFleet:
             self._failures = self._failures.after_crash(now, ready_for_s)
             if not was_ready:
                 why, pause_s = reason, self._failures.retry_at - now
+        if kept.watching is not None:
+            kept.watching.cancel()
         del self.kept[kept.id]
         if kept.lease is not None:
             kept.lease.release()

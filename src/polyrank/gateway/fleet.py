@@ -34,6 +34,8 @@ log = logging.getLogger("polyrank.gateway")
 
 # How long a deployment that is over can still be followed.
 REMEMBERED_S = 3600.0
+# How often bundles, environments and old rows are looked through.
+SWEEP_EVERY_S = 3600.0
 # Options that a deployment sets anew even where `apps scale` has set them.
 RESET_BY_DEPLOY = frozenset({"max_multiplexing", "startup_timeout", "machine_type"})
 
@@ -88,9 +90,11 @@ class Fleet:
                 log.warning("ending replica %s: its app serves another revision", handle.spec.id)
                 self._tasks.create_task(handle.terminate())
             self._server.apps.settle()
+            sweeping = self._tasks.create_task(self._sweep())
             try:
                 yield
             finally:
+                sweeping.cancel()
                 await self._end()
 
     def leave(self) -> None:
@@ -289,6 +293,19 @@ class Fleet:
         deployment.succeed(
             app=app.name, revision=revision.id, number=revision.number, routes=fleet.hosted.routes
         )
+
+    async def _sweep(self) -> None:
+        """Removes now and then what nothing needs any more."""
+        while True:
+            await asyncio.sleep(SWEEP_EVERY_S)
+            if any(lock.locked() for lock in self._rolling.values()):
+                continue
+            in_use = [fleet.revision for fleet in self if fleet.revision is not None]
+            try:
+                await self._staging.sweep(in_use)
+                await self.apps.sweep_replicas()
+            except PolyrankError as error:
+                log.error("what is not needed any more could not be removed: %s", error)
 
     async def _forget(self, kept: Kept) -> None:
         """A replica has ended: its key is good no more."""

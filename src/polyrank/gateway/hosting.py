@@ -87,7 +87,7 @@ class HostedApp:
         self._starting.pop(id, None)
         self.routes = report.routes
         self._failure = ""
-        upstream = Upstream(report.host, report.port)
+        upstream = Upstream(report.host, report.port, report.token)
         self.replicas.add(HostedReplica(id, upstream, (limits or self.limits).multiplexing))
         self._on_change()
 

@@ -12,6 +12,7 @@ from polyrank.errors import ReplicaUnreachable
 from polyrank.gateway.upstream import Exchange, RawHeaders, Refused, Upstream
 
 HINTS = b"x-fal-runner-hints"
+CHECK = b"x-fal-runner-health-check"
 # What an app answers that cannot go on: the GPU has failed, say.
 UNFIT = 503
 # How long a replica may take to show that it is still there.
@@ -30,6 +31,8 @@ class HostedReplica:
     # When it last worked on a request, on the monotonic clock; None if it never did.
     used_at: float | None = None
     is_open: bool = True
+    # Called when an answer of it asks for its health check.
+    on_check: Callable[[], None] | None = None
     emptied: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -235,8 +238,8 @@ class Slot:
             except Refused:
                 await self.move()  # nothing was sent: the request is for the next replica
             else:
-                if len(self._replicas) > 1:
-                    self._note_hints(exchange.headers)
+                if len(self._replicas) > 1 or self.replica.on_check is not None:
+                    self._note_headers(exchange.headers)
                 if exchange.status == UNFIT and self._weight:
                     self._replicas.on_unfit(self.replica)
                 return exchange
@@ -279,9 +282,12 @@ class Slot:
             self._is_taken = False
             self._replicas.give_back(self.replica, self._weight, was_used=was_used)
 
-    def _note_hints(self, headers: RawHeaders) -> None:
+    def _note_headers(self, headers: RawHeaders) -> None:
+        """What the replica tells about itself."""
         for name, value in headers:
-            if name.lower() == HINTS:
+            lower = name.lower()
+            if lower == HINTS:
                 listed = (each.strip() for each in value.decode("latin-1").split(","))
                 self.replica.hints = frozenset(each for each in listed if each)
-                return
+            elif lower == CHECK and self.replica.on_check is not None:
+                self.replica.on_check()

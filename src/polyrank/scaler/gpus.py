@@ -11,6 +11,7 @@ import contextlib
 import logging
 import math
 import os
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -432,6 +433,30 @@ class Inventory:
         return any(self._is(each, machine) for each in lease.gpus) or bool(
             machine.cores and lease.slots
         )
+
+
+class Elsewhere(Inventory):
+    """For launchers that find places themselves, on other machines: everything is granted."""
+
+    def __init__(self) -> None:
+        super().__init__((), slots=sys.maxsize)
+
+    def _here(self, wanted: Wanted) -> tuple[Machine, ...]:
+        return wanted.machines[:1]
+
+    def _possible(self, waiter: _Waiter) -> list[Machine]:
+        return list(waiter.machines)
+
+    def _choose(self, machine: Machine, kept: Collection[str]) -> tuple[str, ...]:
+        return ()
+
+    def room(self, wanted: Wanted) -> int:
+        """There may always be a place; whoever looks for it says if there is none."""
+        return sys.maxsize
+
+    def describe(self) -> str:
+        """All of it, for people."""
+        return "replicas are placed on the machines of a cluster"
 
 
 def best_linked(free: Sequence[str], count: int, links: Links) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Leases of GPUs and slots, on machines as they are declared."""
 
 import asyncio
+from collections.abc import Iterator
 from itertools import combinations
 
 import pytest
@@ -18,6 +19,10 @@ ONE = Wanted.of("GPU")
 TWO = Wanted.of("GPU", 2)
 
 
+def pairs(board: range) -> Iterator[tuple[int, int]]:
+    return combinations(board, 2)
+
+
 async def settle() -> None:
     """Lets every task go on until it waits."""
     for _ in range(5):
@@ -29,9 +34,7 @@ def joined(*pairs: tuple[int, int, int]) -> Links:
 
 
 # Two boards of four GPUs each.
-TWO_BOARDS = joined(
-    *((a, b, 4) for board in (range(4), range(4, 8)) for a, b in combinations(board, 2))
-)
+TWO_BOARDS = joined(*((a, b, 4) for board in (range(4), range(4, 8)) for a, b in pairs(board)))
 
 
 async def test_a_replica_leases_whole_gpus_and_gives_them_back() -> None:
@@ -214,11 +217,7 @@ async def test_a_single_gpu_is_taken_where_it_breaks_the_fewest_links() -> None:
 def test_on_a_machine_with_many_gpus_a_good_set_is_found() -> None:
     gpus = [f"GPU-{index}" for index in range(16)]
     boards = joined(
-        *(
-            (a, b, 1)
-            for board in (range(0, 16, 2), range(1, 16, 2))
-            for a, b in combinations(board, 2)
-        )
+        *((a, b, 1) for board in (range(0, 16, 2), range(1, 16, 2)) for a, b in pairs(board))
     )
     assert best_linked(gpus, 8, boards) in (tuple(gpus[::2]), tuple(gpus[1::2]))
 
