@@ -110,7 +110,10 @@ class Server:
     def _add_webhooks(self, networks: tuple[str, ...], schedule: Schedule | None) -> None:
         """Who is told how requests end; the requests themselves, as they ring for it."""
         self.requests = Requests(
-            self.database, origin=self.id, on_webhook=lambda: self.deliveries.wake()
+            self.database,
+            origin=self.id,
+            on_webhook=lambda: self.deliveries.wake(),
+            on_end=self._note_end,
         )
         self.webhooks = Webhooks(self.database)
         signer = Signer(SigningKeys(self.database).get("webhooks", signatures.new_key))
@@ -192,11 +195,8 @@ class Server:
     def _note_end(self, ended: Changed) -> None:
         """This server has ended a request of the queue."""
         if (entry := self.apps.get(ended.app)) is not None and ended.status is not None:
-            begun = ended.finished_at if ended.started_at is None else ended.started_at
-            ran_s = None if ended.started_at is None else ended.finished_at - ended.started_at
-            entry.app.traffic.note_completed(
-                "POST", ended.status, begun - ended.submitted_at, ran_s
-            )
+            traffic = entry.app.traffic
+            traffic.note_completed("POST", ended.status, ended.waited_s, ended.ran_s)
 
     def _note_foreign_change(self, id: str, app: str) -> None:
         """Another server of this database changed a request; with no id, perhaps many."""

@@ -131,6 +131,17 @@ class Changed(NamedTuple):
     started_at: float | None = None
     finished_at: float = 0.0
 
+    @property
+    def waited_s(self) -> float:
+        """How long it waited until it ran, or until it ended."""
+        until = self.finished_at if self.started_at is None else self.started_at
+        return until - self.submitted_at
+
+    @property
+    def ran_s(self) -> float | None:
+        """How long it ran; None if it did not."""
+        return None if self.started_at is None else self.finished_at - self.started_at
+
 
 class Requests:
     """The requests of one database. Every method is one transaction."""
