@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -15,13 +16,15 @@ from polyrank.certificates import Authority
 from polyrank.cli.console import exit_status, say
 from polyrank.gateway.callers import is_loopback
 from polyrank.gateway.deployments import Deployments
+from polyrank.gateway.exec import Exec
 from polyrank.gateway.fleet import Fleet
 from polyrank.gateway.runners import Runners
 from polyrank.gateway.server import Server, build
 from polyrank.gateway.staging import Staging
 from polyrank.logs import configure
 from polyrank.scaler.environments import Environments
-from polyrank.scaler.gpus import Inventory
+from polyrank.scaler.gpus import Elsewhere, Inventory
+from polyrank.scaler.launch.base import Launcher
 from polyrank.scaler.launch.local import LocalLauncher
 from polyrank.scaler.logs import Logs
 from polyrank.serving import Serving, base_url, listen, serving
@@ -74,14 +77,18 @@ class Installation:
         )
         server.apps.expect()
         await self._welcome(server)
-        inventory = Inventory.detect(slots=settings.slots)
         logs = Logs(data / "replicas")
-        launcher = LocalLauncher(data / "replicas")
-        staging = Staging(server, data, Environments(data / "environments"), self.url, self._ca)
-        self._fleet = fleet = Fleet(server, launcher, inventory, staging, logs)
+        environments = None if self._on_cluster else Environments(data / "environments")
+        url = settings.url or self.url
+        staging = Staging(server, data, environments, url, self._ca)
+        launcher = self._launcher(data / "replicas", staging)
+        inventory = Elsewhere() if self._on_cluster else Inventory.detect(slots=settings.slots)
+        name = f"{socket.gethostname()} {data.resolve()}"
+        self._fleet = fleet = Fleet(server, launcher, inventory, staging, logs, name)
         routes = [
             *Deployments(fleet, staging, server.requests).routes(),
             *Runners(fleet, logs).routes(),
+            *Exec(fleet.handle).routes(),
         ]
         async with serving(
             build(server, routes), self._listening, grace_s=GRACE_S, certificate=self._certificate()
@@ -92,6 +99,21 @@ class Installation:
                 self._serving.stop_listening()
                 server.take_no_more()
                 await server.finish(GRACE_S)
+
+    @property
+    def _on_cluster(self) -> bool:
+        return self._settings.launcher == "ray"
+
+    def _launcher(self, folder: Path, staging: Staging) -> Launcher:
+        if not self._on_cluster:
+            return LocalLauncher(folder)
+        # Imported only where it is asked for: it need not be installed anywhere else.
+        ray = importlib.import_module("polyrank.scaler.launch.ray")
+        # The replicas of this data folder, and no other server's.
+        namespace = f"polyrank {socket.gethostname()} {folder.resolve()}"
+        cluster = ray.Cluster(namespace=namespace, node_folder=self._settings.node_dir)
+        launcher: Launcher = ray.RayLauncher(folder, cluster, staging.environment_for)
+        return launcher
 
     async def _welcome(self, server: Server) -> None:
         """The first key, which is shown once."""

@@ -113,7 +113,7 @@ class Rollout:
             self._deployment.add_line(line.message)
 
     async def _check_health(self, report: reports.Ready) -> None:
-        upstream = Upstream(report.host, report.port)
+        upstream = Upstream(report.host, report.port, report.token)
         try:
             async with asyncio.timeout(HEALTH_S):
                 answer = await upstream.send("GET", b"/health", [], b"")
@@ -140,7 +140,7 @@ class Rollout:
 
     async def _openapi(self, report: reports.Ready) -> bytes:
         """The app's document, so that pages can show the app while no replica runs."""
-        upstream = Upstream(report.host, report.port)
+        upstream = Upstream(report.host, report.port, report.token)
         try:
             async with asyncio.timeout(HEALTH_S):
                 answer = await upstream.send("GET", b"/openapi.json", [], b"")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from pathlib import Path
@@ -15,6 +17,7 @@ from polyrank.deploy.manifest import Manifest
 from polyrank.errors import UploadTooLarge
 from polyrank.gateway.server import Server
 from polyrank.scaler.environments import Built, Environments, EnvironmentSpec
+from polyrank.scaler.gpus import Lease
 from polyrank.scaler.launch.base import ReplicaSpec
 from polyrank.settings import BundleSettings
 from polyrank.store.apps import Apps, Revision
@@ -31,11 +34,12 @@ class Staging:
         self,
         server: Server,
         data_dir: Path,
-        environments: Environments,
+        environments: Environments | None,
         url: str,
         ca_file: Path | None = None,
     ) -> None:
-        """``url`` is where replicas reach the server."""
+        """``url`` is where replicas reach the server. Without ``environments`` the machines that
+        replicas run on build them."""
         self._server = server
         self._blobs = server.filing.blobs
         self._limits = BundleSettings()
@@ -44,6 +48,7 @@ class Staging:
         self._environments = environments
         self._url = url
         self._ca_file = ca_file
+        self._prepared: dict[str, EnvironmentSpec] = {}
 
     async def keep(self, code_hash: str, chunks: AsyncIterator[bytes]) -> None:
         """Unpacks a bundle, and keeps it where every server of this store finds it.
@@ -56,17 +61,15 @@ class Staging:
             return
         await self._unpack(code_hash, chunks, keeps=True)
 
-    async def build(self, revision: Revision, on_line: Callable[[str], None]) -> Built:
+    async def build(self, revision: Revision, on_line: Callable[[str], None]) -> Built | None:
         """The environment of a revision, once it is built. Raises BuildFailed."""
-        manifest = Manifest.model_validate(revision.manifest)
+        if self._environments is None:
+            on_line("it is built on the machine of each replica")
+            return None
         folder = await self._unpacked(revision.code_hash)
-        spec = EnvironmentSpec(
-            requirements=[list(layer) for layer in manifest.requirements],
-            python_version=manifest.python_version,
-            context=folder / manifest.requirements_context,
-            compile_bytecode=bool(manifest.options.get("compile_bytecode")),
-        )
-        async with contextlib.aclosing(self._environments.build(spec)) as steps:
+        wanted = environment_of(revision)
+        wanted = dataclasses.replace(wanted, context=folder / (wanted.context or "."))
+        async with contextlib.aclosing(self._environments.build(wanted)) as steps:
             async for step in steps:
                 if isinstance(step, Built):
                     return step
@@ -76,15 +79,16 @@ class Staging:
     async def prepare(
         self,
         revision: Revision,
-        id: str,
-        gpus: tuple[str, ...],
+        lease: Lease,
         on_line: Callable[[str], None],
     ) -> ReplicaSpec:
         """What a replica is started with."""
+        id = lease.owner
         app = await self._apps.get(revision.app)
         manifest = Manifest.model_validate(revision.manifest)
         options = {**manifest.replica_options, **app.scaling}
         built = await self.build(revision, on_line)
+        self._prepared[revision.id] = environment_of(revision)
         key, credential = await self._server.keys.create(
             owner=app.owner, scopes=[Scope.API], description=f"replica {id} of {app.name}"
         )
@@ -93,23 +97,29 @@ class Staging:
             id=id,
             app=app.name,
             revision=revision.id,
-            python=str(built.python),
+            python=sys.executable if built is None else str(built.python),
             folder=await self._unpacked(revision.code_hash),
             ref=manifest.ref,
             module=manifest.module,
             options=options,
             environment=self._environment(app.name, id, credential),
-            gpus=gpus,
+            gpus=lease.gpus,
+            num_gpus=lease.machine.gpus,
             startup_timeout_s=options.get("startup_timeout") or STARTUP_TIMEOUT_S,
             grace_s=options.get("termination_grace_period_seconds") or GRACE_S,
         )
+
+    def environment_for(self, spec: ReplicaSpec) -> EnvironmentSpec | None:
+        """What the machine of a replica that was prepared has to build."""
+        return self._prepared.get(spec.revision)
 
     async def sweep(self, in_use: Collection[Revision]) -> None:
         """Removes the bundles and the environments that no revision in use needs."""
         hashes = {each.code_hash for each in in_use}
         await asyncio.to_thread(bundle.sweep, self._bundles, hashes)
-        keys = {(await self.build(each, lambda text: None)).key for each in in_use}
-        await self._environments.sweep(keys)
+        if self._environments is not None:
+            built = [await self.build(each, lambda text: None) for each in in_use]
+            await self._environments.sweep({each.key for each in built if each is not None})
 
     def _environment(self, app: str, id: str, credential: str) -> Mapping[str, str]:
         return {
@@ -144,6 +154,17 @@ class Staging:
             if keeps:
                 archive.seek(0)
                 await self._blobs.put(_key(code_hash), _chunks(archive), max_bytes=limit)
+
+
+def environment_of(revision: Revision) -> EnvironmentSpec:
+    """What a revision asks for; its context is a folder of the bundle."""
+    manifest = Manifest.model_validate(revision.manifest)
+    return EnvironmentSpec(
+        requirements=[list(layer) for layer in manifest.requirements],
+        python_version=manifest.python_version,
+        context=Path(manifest.requirements_context),
+        compile_bytecode=bool(manifest.options.get("compile_bytecode")),
+    )
 
 
 def _key(code_hash: str) -> str:

@@ -388,6 +388,9 @@ def command_of(spec: ReplicaSpec, *, is_marked: bool) -> list[str]:
 def environment_of(spec: ReplicaSpec, *, is_unbuffered: bool = False) -> dict[str, str]:
     """All variables of a replica."""
     environment = {name: value for name, value in os.environ.items() if name not in NOT_FOR_APPS}
+    if spec.python != sys.executable:
+        # It would shadow what is in the app's own environment.
+        environment.pop("PYTHONPATH", None)
     if is_unbuffered:
         environment["PYTHONUNBUFFERED"] = "1"
     if spec.device is not None:
