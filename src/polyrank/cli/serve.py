@@ -83,7 +83,8 @@ class Installation:
         staging = Staging(server, data, environments, url, self._ca)
         launcher = self._launcher(data / "replicas", staging)
         inventory = Elsewhere() if self._on_cluster else Inventory.detect(slots=settings.slots)
-        self._fleet = fleet = Fleet(server, launcher, inventory, staging, logs)
+        name = f"{socket.gethostname()} {data.resolve()}"
+        self._fleet = fleet = Fleet(server, launcher, inventory, staging, logs, name)
         routes = [
             *Deployments(fleet, staging, server.requests).routes(),
             *Runners(fleet, logs).routes(),
