@@ -165,6 +165,13 @@ async def test_an_exception_names_its_rank_and_costs_no_process(
     assert await pids(pair) == before
 
 
+async def test_tiles_of_previews_reach_rank_0(pair: DistributedRunner) -> None:
+    """Without a folder that the ranks share."""
+    [(step, picture)] = await pair.invoke({"do": "exchange_tiles"})
+    assert step == 3
+    assert picture.getchannel("R").getextrema() == (0, 1)
+
+
 async def test_lines_carry_their_rank_and_request(
     pair: DistributedRunner, caplog: pytest.LogCaptureFixture
 ) -> None:
