@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import os
-import queue
 import random
 import signal
 import subprocess
@@ -122,6 +121,9 @@ class Playground(DistributedWorker):
 
     def environment(self, name: str) -> list[Any]:
         return self.everyone(os.environ.get(name))
+
+    def host_of_group(self) -> list[Any]:
+        return self.everyone(self.group_host)
 
     def types(self, value: Any) -> Any:
         return self.everyone(repr(type(value)))
@@ -396,19 +398,6 @@ class Playground(DistributedWorker):
         into = [torch.zeros_like(mine) for _ in range(self.world_size)] if self.rank == 0 else None
         dist.gather(mine, into, dst=0)
         return into
-
-    def exchange_tiles(self) -> list[Any]:
-        """Rank 1 sends rank 0 a picture, by the way that previews go."""
-        from polyrank.diffusion.tiles import TileExchange  # slow, and of use here only
-
-        exchange = TileExchange(self.rank, self.world_size, self.runner_folder, self.group_host)
-        shown: queue.Queue[tuple[int, Any]] = queue.Queue()
-        exchange.begin(1, lambda step, picture: shown.put((step, picture)))
-        exchange.send(1, 3, Image.new("RGB", (4, 4), (self.rank, 0, 0)))
-        seen = [shown.get(timeout=10)] if self.rank == 0 else []
-        dist.barrier()
-        exchange.close()
-        return seen
 
     def draw(self) -> list[Any]:
         return self.everyone((torch.rand(1).item(), np.random.rand(), random.random()))
