@@ -14,10 +14,12 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from polyrank.errors import PolyrankError
-from polyrank.settings import WebSocketSettings
+from polyrank.settings import ActivationSettings, WebSocketSettings
 
 KEEP_ALIVE_S = 300
 BACKLOG = 2048
+# The descriptor of the first socket that systemd hands over.
+FIRST_HANDED = 3
 MOST_GATHERED = 16 * 1024
 # Pings find callers who fell silent; their answers may stand behind messages that a busy app has
 # not taken yet, hence the long wait.
@@ -30,7 +32,12 @@ class AddressTaken(PolyrankError):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; port 0 picks a free one. Raises AddressTaken."""
+    """A socket that listens: the one that systemd has handed over, and that goes on listening while
+    no server runs, else one of our own; port 0 picks a free one. Raises AddressTaken."""
+    if ActivationSettings().is_for_us:
+        handed = socket.socket(fileno=FIRST_HANDED)
+        handed.set_inheritable(False)
+        return handed
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
