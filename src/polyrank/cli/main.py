@@ -11,7 +11,7 @@ from typing import Annotated, Optional
 import typer
 
 from polyrank import __version__
-from polyrank.cli import access
+from polyrank.cli import access, belongings
 
 app = typer.Typer(
     name="polyrank",
@@ -24,6 +24,8 @@ app = typer.Typer(
 
 
 for group in (access.keys, access.auth, access.profile):
+    app.add_typer(group)
+for group in (belongings.secrets, belongings.environments, belongings.files):
     app.add_typer(group)
 
 

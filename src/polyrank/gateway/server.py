@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -196,8 +196,9 @@ class Server:
             await asyncio.sleep(SWEEP_EVERY_S)
 
 
-def build(server: Server) -> ASGIApp:
-    """The ASGI application; its lifespan is the server's."""
+def build(server: Server, deploying: Sequence[BaseRoute] = ()) -> ASGIApp:
+    """The ASGI application; its lifespan is the server's. ``deploying`` are the routes of what is
+    deployed, where anything can be."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -223,6 +224,7 @@ def build(server: Server) -> ASGIApp:
         routes=[
             Route("/health", health),
             *ServerDocument().routes(),
+            *deploying,
             *server.accounts.routes(),
             *server.outbox.routes(),
             *server.filing.routes(),
