@@ -20,11 +20,11 @@ from typing import Any
 
 import uvicorn
 
-from polyrank import logs, reports
-from polyrank.app import machine, projects, requirements
+from polyrank import logs, reports, requirements
+from polyrank.app import machine, projects
 from polyrank.app.app import App
 from polyrank.app.options import AppOptions, RetryConfig
-from polyrank.app.output import Reporter, report_output
+from polyrank.app.output import Reporter, mark_logs, report_output
 from polyrank.app.process import KEEP_ALIVE_S, AppServer
 from polyrank.app.sample import Call, call_of
 from polyrank.app.server import build
@@ -98,12 +98,13 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--ranks", type=int)
     parser.add_argument("--verbose", action="store_true")
+    parser.add_argument("--marked", action="store_true")
     parser.add_argument("--report-fd", type=int)
     parser.add_argument("--parent", type=int)
     args = parser.parse_args()
     if args.parent is not None:
         _die_with(args.parent)
-    logs.configure(verbose=args.verbose)
+    (mark_logs if args.marked else logs.configure)(verbose=args.verbose)
     try:
         _serve(args)
     except PolyrankError as error:
@@ -116,7 +117,7 @@ def main() -> None:
 def _serve(args: argparse.Namespace) -> None:
     os.environ["FAL_RUNNER_STATE"] = "SETUP"
     file, _, class_name = args.ref.partition("::")
-    ref = projects.AppRef(Path(file), class_name or None, args.module, args.options)
+    ref = projects.AppRef(Path(file).resolve(), class_name or None, args.module, args.options)
     cls = projects.load(ref)
     for difference in requirements.differences(cls.options.requirements):
         log.warning("requirement not met here: %s", difference)
@@ -125,7 +126,7 @@ def _serve(args: argparse.Namespace) -> None:
         log.warning("%s", told)
     os.environ["FAL_APP_NAME"] = str(cls.app_name)
     reporter = Reporter(args.report_fd)
-    report_output(reporter)
+    report_output(reporter, is_marked=args.marked)
     limits = limits_of(cls.options)
     reporter.send(reports.Loaded(str(cls.app_name), limits))
     try:

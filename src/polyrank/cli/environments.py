@@ -34,7 +34,7 @@ def create(*, name: str, description: str, as_json: bool) -> None:
 def delete(*, name: str, as_json: bool) -> None:
     """Forgets an environment and its secrets."""
     with Remote() as remote:
-        remote.call("DELETE", f"/environments/{quote(name, safe=\'\')}")
+        remote.call("DELETE", "/environments/" + quote(name, safe=""))
     if as_json:
         return show_json({"deleted": name})
     say(f"the environment {name} and its secrets are forgotten")

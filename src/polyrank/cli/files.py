@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
 import httpx
@@ -27,6 +27,10 @@ TIMEOUT = httpx.Timeout(300.0, connect=10.0)
 
 class Data(Remote):
     """The data folder on the server."""
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        return self
 
     def listed(self, path: str) -> list[dict[str, Any]] | None:
         """What is in a folder; None if the path is a file's."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import getpass
 import sys
-
 from urllib.parse import quote
 
 from polyrank.cli.console import day, exit_status, say, show_json, show_table
@@ -29,7 +28,7 @@ def set_secrets(*, words: list[str], env: str, exposed: bool, as_json: bool) -> 
     with Remote() as remote:
         for name, value in values.items():
             body = {"value": value, "exposed": exposed}
-            made.append(remote.call("PUT", f"/secrets/{quote(name, safe=\'\')}", params={"env": env}, json=body))
+            made.append(remote.call("PUT", _url(name), params={"env": env}, json=body))
     if as_json:
         return show_json(made)
     say(f"set {', '.join(values)}; replicas that are started from now on get it")
@@ -59,7 +58,7 @@ def unset(*, names: list[str], env: str, as_json: bool) -> None:
     """Has the server forget secrets."""
     with Remote() as remote:
         for name in names:
-            remote.call("DELETE", f"/secrets/{quote(name, safe=\'\')}", params={"env": env})
+            remote.call("DELETE", _url(name), params={"env": env})
     if as_json:
         return show_json({"unset": names})
     say(f"unset {', '.join(names)}; replicas that run keep it until they end")
@@ -79,6 +78,10 @@ def rotate(*, as_json: bool) -> None:
     if as_json:
         return show_json({"key_file": str(settings.key_file), "secrets": count})
     say(f"{count} secrets are encrypted with a new key, which is in {settings.key_file}")
+
+
+def _url(name: str) -> str:
+    return "/secrets/" + quote(name, safe="")
 
 
 def _values(words: list[str]) -> dict[str, str]:

@@ -144,9 +144,8 @@ class DataFolder:
         written = 0
         try:
             # Whoever runs the apps may change what is there, and nobody else may read it.
-            with open(
-                os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb"
-            ) as file:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
                 async for chunk in _gathered(chunks):
                     written += len(chunk)
                     self._check(written)
