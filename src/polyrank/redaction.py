@@ -34,5 +34,6 @@ def _forms(value: str) -> Iterator[str]:
         if len(part) >= MIN_LENGTH:
             yield part
             yield json.dumps(part)[1:-1]
+            yield json.dumps(part, ensure_ascii=False)[1:-1]
             yield quote(part, safe="")
             yield base64.b64encode(part.encode(errors="replace")).decode().rstrip("=")

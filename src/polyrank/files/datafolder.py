@@ -100,7 +100,7 @@ class DataFolder:
         """What is in a folder, by name. Raises NoSuchPath."""
         try:
             with os.scandir(self._resolved(_parts(name))) as entries:
-                found = [self._listed(entry) for entry in entries]
+                found = [each for entry in entries if (each := self._listed(entry)) is not None]
         except FileNotFoundError:
             if not _parts(name):
                 return []  # nobody has kept anything yet
@@ -221,14 +221,23 @@ class DataFolder:
             raise InvalidInput(f"{'/'.join(parts)} leads out of the data folder")
         return path
 
-    def _listed(self, entry: os.DirEntry[str]) -> Listed:
-        kind, found = "other", entry.stat(follow_symlinks=False)
-        path = Path(entry.path)
-        if not entry.is_symlink() or path.resolve().is_relative_to(self._root.resolve()):
-            kind = "folder" if entry.is_dir() else "file" if entry.is_file() else "other"
-            found = entry.stat() if kind != "other" else found
-        size = found.st_size if kind == "file" else None
-        return Listed(entry.name, kind, size, found.st_mtime)
+    def _listed(self, entry: os.DirEntry[str]) -> Listed | None:
+        """What an entry is; None if it has gone meanwhile."""
+        try:
+            is_ours = not entry.is_symlink() or self._is_inside(Path(entry.path))
+            found = entry.stat(follow_symlinks=is_ours)
+        except FileNotFoundError:
+            return None
+        is_file, is_folder = stat.S_ISREG(found.st_mode), stat.S_ISDIR(found.st_mode)
+        kind = "file" if is_file else "folder" if is_folder else "other"
+        return Listed(entry.name, kind, found.st_size if is_file else None, found.st_mtime)
+
+    def _is_inside(self, path: Path) -> bool:
+        """Whether what a link leads to is there, and in the folder."""
+        try:
+            return path.resolve(strict=True).is_relative_to(self._root.resolve())
+        except (OSError, RuntimeError):  # nothing is there, or links go round in circles
+            return False
 
     def _check(self, size: int) -> None:
         if size > self._max_bytes:

@@ -10,7 +10,7 @@ from starlette.routing import BaseRoute
 
 from polyrank.gateway.data import DataRoutes
 from polyrank.gateway.secrets import SecretRoutes
-from polyrank.scaler.variables import app_environment, owner_folder
+from polyrank.scaler.variables import Variables, app_environment, owner_folder
 from polyrank.settings import ServerSettings, StorageSettings
 from polyrank.store.apps import DeployedApp
 from polyrank.store.database import Database
@@ -53,7 +53,7 @@ class Belongings:
         server: str,
         key: str,
         allowed: Sequence[str] | None,
-    ) -> dict[str, str]:
+    ) -> Variables:
         """What a replica's environment has beside that of its machine; ``allowed`` is the app's
         option ``secrets``. Raises UnknownSecret for one that is asked for and not there."""
         folder = self.folder_of(app.owner)

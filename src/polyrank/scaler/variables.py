@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 from polyrank.client.options import environment
+
+
+# Of what the server tells a replica, what opens something.
+OURS = ("FAL_KEY", "POLYRANK_KEY", "POLYRANK_STORAGE_TOKEN")
+
+
+@dataclass(frozen=True)
+class Variables:
+    """The variables, and the names of those whose values nobody else may see."""
+
+    values: dict[str, str]
+    secrets: tuple[str, ...]
 
 
 def owner_folder(root: Path, owner: str) -> Path:
@@ -38,13 +51,13 @@ def app_environment(
     key: str | None,
     folder: Path,
     secrets: Mapping[str, str],
-) -> dict[str, str]:
+) -> Variables:
     """The variables for a replica of ``app``, whose full name is ``owner/alias[--environment]``.
 
     ``server`` and ``key`` are what it calls other apps with, ``folder`` is its owner's. A secret
     wins over where caches are, and not over what the server tells.
     """
-    return {
+    values = {
         **cache_variables(folder),
         **secrets,
         **environment(server, key),
@@ -53,3 +66,4 @@ def app_environment(
         "FAL_JOB_ID": replica,
         "POLYRANK_APP_DATA": str(folder),
     }
+    return Variables(values, (*secrets, *OURS))

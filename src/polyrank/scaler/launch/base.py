@@ -26,6 +26,7 @@ class ReplicaSpec:
     app's files: the working directory, and where modules are looked for first. ``ref`` is
     ``FILE[::Class]``, from there. ``environment`` is added to that of the server. ``gpus`` are
     UUIDs; with none, no GPU is visible unless ``gpus`` is None: then it sees what the server sees.
+    ``secrets`` are the names of variables whose values are masked where the app prints them.
     """
 
     id: str
@@ -37,6 +38,7 @@ class ReplicaSpec:
     module: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    secrets: Sequence[str] = ()
     gpus: tuple[str, ...] | None = ()
     ranks: int | None = None
     device: str | None = None
