@@ -11,7 +11,7 @@ from typing import Annotated, Optional
 import typer
 
 from polyrank import __version__
-from polyrank.cli import access, belongings
+from polyrank.cli import access, belongings, support
 
 app = typer.Typer(
     name="polyrank",
@@ -27,6 +27,7 @@ for group in (access.keys, access.auth, access.profile):
     app.add_typer(group)
 for group in (belongings.secrets, belongings.environments, belongings.files):
     app.add_typer(group)
+app.add_typer(support.support)
 
 
 class Device(StrEnum):
@@ -156,6 +157,7 @@ def execute(
 
 def main() -> None:
     """Entry point of the ``polyrank`` command."""
+    support.answer_shells()
     app()
 
 

@@ -10,7 +10,6 @@ from urllib.parse import quote
 
 from polyrank.client.options import environment
 
-
 # Of what the server tells a replica, what opens something.
 OURS = ("FAL_KEY", "POLYRANK_KEY", "POLYRANK_STORAGE_TOKEN")
 

@@ -105,7 +105,7 @@ class Transfer:
             except (httpx.TransportError, EOFError) as error:
                 if _size(self._part) <= before:
                     reason = str(error) or type(error).__name__
-                    raise UnreadableURL(f"{_shown(self.url)} broke off: {reason}") from error
+                    raise UnreadableURL(f"{_shown(self.url)} cannot be read: {reason}") from error
                 log.info("%s broke off and is gone on with", _shown(self.url))
         raise UnreadableURL(f"{_shown(self.url)} broke off {ATTEMPTS} times")
 

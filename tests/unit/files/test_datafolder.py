@@ -100,7 +100,13 @@ async def test_links_are_followed_inside_only(folder: DataFolder, root: Path) ->
     (root / "round").symlink_to("round")
     assert await read(folder, "good") == b"inside"
     kinds = {each.name: each.kind for each in folder.listed("")}
-    assert kinds == {"bad": "other", "blobs": "folder", "good": "file", "round": "other", "up": "other"}
+    assert kinds == {
+        "bad": "other",
+        "blobs": "folder",
+        "good": "file",
+        "round": "other",
+        "up": "other",
+    }
     for name in ("bad", "up/outside"):
         with pytest.raises(InvalidInput, match="leads out"):
             folder.open(name)
