@@ -13,7 +13,7 @@ import httpx
 import pytest
 from polyrank_program import POLYRANK
 from served import platform, served
-from shell import Shell
+from shell import QuickShell, Shell
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -29,7 +29,7 @@ TOKEN = "hf_a-token-nobody-may-see"
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
-    return Shell(tmp_path)
+    return QuickShell(tmp_path)
 
 
 @pytest.fixture
@@ -63,7 +63,8 @@ async def variables(server: Server, shell: Shell, env: str = "main", **options: 
 async def test_a_secret_is_set_listed_given_to_apps_and_unset(
     shell: Shell, server: tuple[Server, str]
 ) -> None:
-    out, told = await shell.run("secrets", "set", "MODE=fast", "HF_TOKEN=-", typed=f"{TOKEN}\n")
+    typing = Shell.run(shell, "secrets", "set", "MODE=fast", "HF_TOKEN=-", typed=f"{TOKEN}\n")
+    out, told = await typing
     assert out == "" and "set MODE, HF_TOKEN" in told and TOKEN not in told
     await shell.run("secrets", "set", "--not-exposed-by-default", "RARE=only for some")
     listed, _ = await shell.run("secrets", "list")

@@ -6,6 +6,9 @@ import subprocess
 from pathlib import Path
 
 from polyrank_program import POLYRANK
+from typer.testing import CliRunner
+
+from polyrank.cli.main import app
 
 
 class Shell:
@@ -35,3 +38,17 @@ class Shell:
         out, err = await process.communicate(typed.encode())
         assert process.returncode == status, err.decode()
         return out.decode().strip(), err.decode()
+
+
+class QuickShell(Shell):
+    """The same commands in this process: what they do to a server is no different, and they are
+    there at once."""
+
+    async def run(
+        self, *arguments: str, typed: str = "", status: int = 0, **environment: str
+    ) -> tuple[str, str]:
+        """What a command writes to stdout and to stderr."""
+        runner = CliRunner(env=self.environment | environment)
+        result = await asyncio.to_thread(runner.invoke, app, arguments, input=typed)
+        assert result.exit_code == status, result.output
+        return result.stdout.strip(), result.stderr

@@ -23,6 +23,7 @@ import uvicorn
 from polyrank import logs, reports, requirements
 from polyrank.app import machine, projects
 from polyrank.app.app import App
+from polyrank.app.loading import Loading
 from polyrank.app.options import AppOptions, RetryConfig
 from polyrank.app.output import Reporter, mark_logs, report_output
 from polyrank.app.process import KEEP_ALIVE_S, AppServer
@@ -32,7 +33,7 @@ from polyrank.distributed import devices
 from polyrank.errors import AppError, PolyrankError
 from polyrank.serving import HttpProtocol, websocket_options
 from polyrank.settings import EngineSettings, StorageSettings
-from polyrank.toolkit import urls
+from polyrank.toolkit import transfer, urls
 from polyrank.toolkit.remote import Storage
 
 log = logging.getLogger("polyrank.app")
@@ -44,15 +45,19 @@ DEFAULT_GRACE_S = 5.0
 class ReplicaServer(AppServer):
     """The server, reporting when it is ready."""
 
-    def __init__(self, config: uvicorn.Config, app: App, reporter: Reporter) -> None:
+    def __init__(
+        self, config: uvicorn.Config, app: App, reporter: Reporter, loading: Loading
+    ) -> None:
         super().__init__(config, app)
         self._reporter = reporter
+        self._loading = loading
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Runs the app's setup, then reports where it is served."""
         await super().startup(sockets)
         if self.started:
             os.environ["FAL_RUNNER_STATE"] = "RUNNING"
+            self._loading.is_over = True
             port = self.servers[0].sockets[0].getsockname()[1]
             listed = routes(self._app, self.config.app)
             self._reporter.send(reports.Ready(self.config.host, port, listed))
@@ -124,7 +129,8 @@ def _serve(args: argparse.Namespace) -> None:
     gpus = devices.visible_gpus()
     if told := machine.notice(cls.options, args.ranks, EngineSettings().device, gpus):
         log.warning("%s", told)
-    os.environ["FAL_APP_NAME"] = str(cls.app_name)
+    # A server that starts us says the full name.
+    os.environ.setdefault("FAL_APP_NAME", str(cls.app_name))
     reporter = Reporter(args.report_fd)
     report_output(reporter, is_marked=args.marked)
     limits = limits_of(cls.options)
@@ -136,7 +142,8 @@ def _serve(args: argparse.Namespace) -> None:
     if args.ranks is not None:
         app.num_gpus = args.ranks
     settings = StorageSettings()
-    app.on_loading = lambda fraction, what: reporter.send(reports.Loading(fraction, what))
+    loading = Loading(reporter.send)
+    app.on_loading = loading.note
     config = uvicorn.Config(
         build(app, Storage.of(settings)),
         host=args.host,
@@ -151,12 +158,13 @@ def _serve(args: argparse.Namespace) -> None:
         server_header=False,
         **websocket_options(ping_timeout_s=None),
     )
-    server = ReplicaServer(config, app, reporter)
+    server = ReplicaServer(config, app, reporter, loading)
     policy = urls.URLPolicy(
         allowed_networks=settings.allowed_networks, allowed_hosts=settings.allowed_names
     )
     try:
-        with contextlib.suppress(KeyboardInterrupt), urls.use_policy(policy):
+        downloads = transfer.reporting(loading.note_download)
+        with contextlib.suppress(KeyboardInterrupt), urls.use_policy(policy), downloads:
             server.run()
     except SystemExit as ended:  # uvicorn's way of saying that it could not start
         raise AppError(f"{cls.app_name} could not be started") from ended

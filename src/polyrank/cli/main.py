@@ -158,7 +158,7 @@ def execute(
 def main() -> None:
     """Entry point of the ``polyrank`` command."""
     support.answer_shells()
-    app()
+    app(prog_name=support.PROGRAM)
 
 
 if __name__ == "__main__":

@@ -51,11 +51,12 @@ class Progress:
 Listener = Callable[[Progress], None]
 
 
-def _log(progress: Progress) -> None:
+def log_progress(progress: Progress) -> None:
+    """Writes a line into the log; what is done unless somebody else is told."""
     log.info("%s", progress)
 
 
-_listener: ContextVar[Listener] = ContextVar("polyrank_transfer_listener", default=_log)
+_listener: ContextVar[Listener] = ContextVar("polyrank_transfer_listener", default=log_progress)
 
 
 @contextlib.contextmanager
