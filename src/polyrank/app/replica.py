@@ -12,6 +12,7 @@ import ctypes
 import json
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -23,12 +24,14 @@ import uvicorn
 from polyrank import logs, reports, requirements
 from polyrank.app import machine, projects
 from polyrank.app.app import App
+from polyrank.app.health import health_check_of
 from polyrank.app.loading import Loading
 from polyrank.app.options import AppOptions, RetryConfig
 from polyrank.app.output import Reporter, mark_logs, report_output
 from polyrank.app.process import KEEP_ALIVE_S, AppServer
 from polyrank.app.sample import Call, call_of
 from polyrank.app.server import build
+from polyrank.app.strangers import TokenGuard
 from polyrank.distributed import devices
 from polyrank.errors import AppError, PolyrankError
 from polyrank.serving import HttpProtocol, websocket_options
@@ -40,17 +43,24 @@ log = logging.getLogger("polyrank.app")
 
 PR_SET_PDEATHSIG = 1
 DEFAULT_GRACE_S = 5.0
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class ReplicaServer(AppServer):
     """The server, reporting when it is ready."""
 
     def __init__(
-        self, config: uvicorn.Config, app: App, reporter: Reporter, loading: Loading
+        self,
+        config: uvicorn.Config,
+        app: App,
+        reporter: Reporter,
+        loading: Loading,
+        token: str,
     ) -> None:
         super().__init__(config, app)
         self._reporter = reporter
         self._loading = loading
+        self._token = token
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Runs the app's setup, then reports where it is served."""
@@ -60,10 +70,10 @@ class ReplicaServer(AppServer):
             self._loading.is_over = True
             port = self.servers[0].sockets[0].getsockname()[1]
             listed = routes(self._app, self.config.app)
-            self._reporter.send(reports.Ready(self.config.host, port, listed))
+            self._reporter.send(reports.Ready(self.config.host, port, listed, self._token))
 
 
-def limits_of(options: AppOptions) -> reports.Limits:
+def limits_of(options: AppOptions, health: reports.HealthCheck | None = None) -> reports.Limits:
     """The options that hold in front of the app."""
     config = options.retry_config
     wanted = config.to_dict() if isinstance(config, RetryConfig) else config or {}
@@ -77,6 +87,7 @@ def limits_of(options: AppOptions) -> reports.Limits:
         retries=retries | {condition: 0 for condition in options.skip_retry_conditions or ()},
         auth=options.app_auth,
         grace_s=DEFAULT_GRACE_S if grace is None else grace,
+        health=health,
     )
 
 
@@ -133,7 +144,7 @@ def _serve(args: argparse.Namespace) -> None:
     os.environ.setdefault("FAL_APP_NAME", str(cls.app_name))
     reporter = Reporter(args.report_fd)
     report_output(reporter, is_marked=args.marked)
-    limits = limits_of(cls.options)
+    limits = limits_of(cls.options, health_check_of(cls))
     reporter.send(reports.Loaded(str(cls.app_name), limits))
     try:
         app = cls()
@@ -144,8 +155,12 @@ def _serve(args: argparse.Namespace) -> None:
     settings = StorageSettings()
     loading = Loading(reporter.send)
     app.on_loading = loading.note
+    api, token = build(app, Storage.of(settings)), ""
+    if args.host not in LOOPBACK:
+        token = secrets.token_urlsafe(32)
+        api.add_middleware(TokenGuard, token=token)
     config = uvicorn.Config(
-        build(app, Storage.of(settings)),
+        api,
         host=args.host,
         port=args.port,
         timeout_keep_alive=KEEP_ALIVE_S,
@@ -158,7 +173,7 @@ def _serve(args: argparse.Namespace) -> None:
         server_header=False,
         **websocket_options(ping_timeout_s=None),
     )
-    server = ReplicaServer(config, app, reporter, loading)
+    server = ReplicaServer(config, app, reporter, loading, token)
     policy = urls.URLPolicy(
         allowed_networks=settings.allowed_networks, allowed_hosts=settings.allowed_names
     )

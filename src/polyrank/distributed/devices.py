@@ -1,5 +1,5 @@
 """Which GPUs a process may use, for those who know the engine alone."""
 
-from polyrank.devices import visible_gpus
+from polyrank.devices import Gpu, gpus, visible_gpus
 
-__all__ = ["visible_gpus"]
+__all__ = ["Gpu", "gpus", "visible_gpus"]

@@ -100,7 +100,8 @@ class WebSocketFace:
                     host=slot.replica.upstream.host,
                     port=slot.replica.upstream.port,
                     additional_headers=[
-                        (name.decode("latin-1"), value.decode("latin-1")) for name, value in headers
+                        (name.decode("latin-1"), value.decode("latin-1"))
+                        for name, value in (*headers, *slot.replica.upstream.added)
                     ],
                     subprotocols=caller.subprotocols() or None,
                     max_size=self._max_bytes,

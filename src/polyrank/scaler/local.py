@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from polyrank import reports
-from polyrank.scaler.launch.base import Ended, Handle, Launcher, LaunchFailed, ReplicaSpec
+from polyrank.scaler.launch.base import Ended, Handle, Launcher, LaunchFailed, ReplicaSpec, Waiting
 
 log = logging.getLogger("polyrank.scaler")
 
@@ -107,6 +107,8 @@ class OneReplica:
             async for report in handle.follow():
                 if isinstance(report, Ended):
                     return was_ready, report
+                if isinstance(report, Waiting):
+                    continue
                 was_ready = was_ready or isinstance(report, reports.Ready)
                 self._on_report(report)
         finally:

@@ -60,6 +60,8 @@ class Failures:
 
     in_a_row: int = 0
     last_at: float = -math.inf
+    accidents: int = 0
+    """Those in a row of replicas that had been ready: the first of them costs no pause."""
 
     @property
     def delay_s(self) -> float:
@@ -79,7 +81,12 @@ class Failures:
         if ready_for_s is not None and ready_for_s >= PROVEN_S:
             return Failures(0, now)
         is_long_ago = now > self.retry_at + LONGEST_FAILURE_DELAY_S
-        return Failures(1 if is_long_ago else self.in_a_row + 1, now)
+        before = Failures() if is_long_ago else self
+        if ready_for_s is None:
+            return Failures(before.in_a_row + 1, now, before.accidents)
+        if before.accidents == 0:
+            return Failures(before.in_a_row, now, 1)
+        return Failures(before.in_a_row + 1, now, before.accidents + 1)
 
 
 class Mode(StrEnum):

@@ -21,6 +21,11 @@ def segments(folder: Path) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
+def segment_name(start: int) -> str:
+    """The name of the file that begins at ``start``."""
+    return f"{PREFIX}{start:015d}{SUFFIX}"
+
+
 class SegmentWriter:
     """Appends to the log, begins another file when one is full, and deletes the oldest."""
 
@@ -56,5 +61,5 @@ class SegmentWriter:
             path.unlink(missing_ok=True)
 
     def _open(self) -> int:
-        path = self._folder / f"{PREFIX}{self._start:015d}{SUFFIX}"
+        path = self._folder / segment_name(self._start)
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

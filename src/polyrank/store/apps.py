@@ -164,6 +164,14 @@ class Apps:
         rows = await self._database.read(lambda c: c.execute(query).mappings().all())
         return [Revision(**row) for row in rows]
 
+    async def outcomes(self) -> dict[tuple[str, str], int]:
+        """How many revisions of each app are in each state."""
+        query = sa.select(revisions.c.app, revisions.c.state, sa.func.count()).group_by(
+            revisions.c.app, revisions.c.state
+        )
+        rows = await self._database.read(lambda c: c.execute(query).all())
+        return {(app, state): count for app, state, count in rows}
+
     async def note_ready(
         self,
         id: str,

@@ -190,7 +190,13 @@ def test_a_crash_after_long_service_is_made_good_at_once() -> None:
     failures = Failures(3, NOW - 300).after_crash(NOW, ready_for_s=100)
     assert decide(Scaling(), seen(waiting=1, failures=failures)).start == 1
     # Ready for a moment is not service.
-    assert Failures(3, NOW - 300).after_crash(NOW, ready_for_s=2).in_a_row == 4
+    assert Failures(3, NOW - 300, accidents=1).after_crash(NOW, ready_for_s=2).in_a_row == 4
+
+
+def test_the_first_crash_of_a_replica_that_was_ready_costs_no_pause() -> None:
+    first = Failures().after_crash(NOW, ready_for_s=2)
+    second = first.after_crash(NOW + 3, ready_for_s=2)
+    assert (first.delay_s, second.delay_s) == (0, 30)
 
 
 def test_crashes_of_long_ago_are_forgotten() -> None:

@@ -27,6 +27,8 @@ class ReplicaSpec:
     ``FILE[::Class]``, from there. ``environment`` is added to that of the server. ``gpus`` are
     UUIDs; with none, no GPU is visible unless ``gpus`` is None: then it sees what the server sees.
     ``secrets`` are the names of variables whose values are masked where the app prints them.
+    ``num_gpus`` is for launchers that choose the machine, and with it the GPUs, themselves.
+    ``host`` is the address that it serves at; one on a network serves its server only.
     """
 
     id: str
@@ -40,12 +42,21 @@ class ReplicaSpec:
     environment: Mapping[str, str] = field(default_factory=dict)
     secrets: Sequence[str] = ()
     gpus: tuple[str, ...] | None = ()
+    num_gpus: int = 0
+    host: str = "127.0.0.1"
     ranks: int | None = None
     device: str | None = None
     verbose: bool = False
     # Both until the app says its own limits.
     startup_timeout_s: float | None = None
     grace_s: float = 5.0
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A replica has not begun to load its app: what it waits for, for people."""
+
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -69,11 +80,12 @@ class Handle(Protocol):
         """The process, if it runs on this machine."""
         ...
 
-    def follow(self) -> AsyncIterator[Report | Ended]:
+    def follow(self) -> AsyncIterator[Report | Waiting | Ended]:
         """What the replica has reported so far and then what follows; the last is its ``Ended``.
 
         Any number may follow, at any time: ``Loaded``, the latest ``Loading``, ``Ready`` and
-        ``Ended`` are told to all of them, a ``Line`` to those who follow when it comes.
+        ``Ended`` are told to all of them, a ``Line`` to those who follow when it comes. Where a
+        place has to be found first, ``Waiting`` tells why it takes long.
         """
         ...
 
