@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from polyrank.errors import InvalidInput
 from polyrank.gateway.belongings import Belongings
 from polyrank.gateway.server import Server
 from polyrank.settings import ServerSettings
@@ -57,7 +58,7 @@ async def variables(server: Server, shell: Shell, env: str = "main", **options: 
     name = "ann/painter" if env == "main" else f"ann/painter--{env}"
     app = DeployedApp(name, "ann", env, "r1", {}, 0.0, 0.0)
     told = {"revision": "r1", "replica": "0123", "server": "http://here", "key": "id:secret"}
-    return await belongings(server, shell).variables(app, **told, allowed=options.get("allowed"))
+    return await belongings(server, shell).variables(app, **told, **{"allowed": None, **options})
 
 
 async def test_a_secret_is_set_listed_given_to_apps_and_unset(
@@ -94,6 +95,17 @@ async def test_a_secret_is_set_listed_given_to_apps_and_unset(
     assert "there is no secret MODE" in told
     kept = (Path(shell.environment["POLYRANK_DATA_DIR"]) / "polyrank.db").read_bytes()
     assert TOKEN.encode() not in kept
+
+
+async def test_folders_that_an_app_mounts_are_there(
+    shell: Shell, server: tuple[Server, str]
+) -> None:
+    await variables(server[0], shell, mounts=["/data", "/data/.cache/own", "models"])
+    folder = belongings(server[0], shell).folder_of("ann")
+    assert (folder / ".cache" / "own").is_dir() and (folder / "models").is_dir()
+    for outside in ("/data/../other", "../up"):
+        with pytest.raises(InvalidInput, match="not a path"):
+            await variables(server[0], shell, mounts=[outside])
 
 
 async def test_environments_keep_their_secrets_apart(

@@ -179,6 +179,17 @@ class DataFolder:
             raise FolderFull(f"{name} has {size} bytes, and the disk has room for {room}")
         return target
 
+    def make_folder(self, name: str) -> None:
+        """Has a folder be there, and those above it; no matter if it is there already."""
+        path = self._resolved(_parts(name))
+        try:
+            self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise PathConflict(f"{name} is a file, not a folder") from None
+        except OSError as error:
+            raise FolderFull(f"{name} could not be made: {error.strerror}") from error
+
     def move(self, name: str, new: str) -> str:
         """Gives something another name, or puts it into a folder; its new name."""
         source = self.target(name)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from starlette.routing import BaseRoute
 
+from polyrank.files.datafolder import DataFolder
 from polyrank.gateway.data import DataRoutes
 from polyrank.gateway.secrets import SecretRoutes
 from polyrank.scaler.variables import Variables, app_environment, owner_folder
@@ -53,11 +54,13 @@ class Belongings:
         server: str,
         key: str,
         allowed: Sequence[str] | None,
+        mounts: Sequence[str] | None = None,
     ) -> Variables:
         """What a replica's environment has beside that of its machine; ``allowed`` is the app's
-        option ``secrets``. Raises UnknownSecret for one that is asked for and not there."""
+        option ``secrets``, and ``mounts`` its ``data_mounts``: folders that are to be there.
+        Raises UnknownSecret for one that is asked for and not there."""
         folder = self.folder_of(app.owner)
-        await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True, mode=0o700)
+        await asyncio.to_thread(_make_folders, folder, mounts or ())
         return app_environment(
             app=app.name,
             revision=revision,
@@ -67,3 +70,11 @@ class Belongings:
             folder=folder,
             secrets=await self.secrets.secrets_for(app.owner, app.environment, allowed),
         )
+
+
+def _make_folders(folder: Path, mounts: Sequence[str]) -> None:
+    """The data folder, and those that an app wants in it, as the reference platform has them."""
+    data = DataFolder(folder, max_bytes=0)
+    for mount in ("", *mounts):
+        parts = PurePosixPath(mount).parts
+        data.make_folder("/".join(parts[2:] if parts[:2] == ("/", "data") else parts))

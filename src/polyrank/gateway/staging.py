@@ -102,6 +102,7 @@ class Staging:
             server=self._url,
             key=credential,
             allowed=options.get("secrets"),
+            mounts=options.get("data_mounts"),
         )
         storage = self._server.filing.replica_environment(self._url, ca=self._ca_file)
         return ReplicaSpec(
