@@ -73,9 +73,10 @@ def load_inductor_cache(cache_key: str) -> str:
     """Unpacks what was kept, for compilers in this process to find; a hash of its content for
     ``sync_inductor_cache``, empty if nothing was kept."""
     cache = _Cache(cache_key)
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache.folder)
-    os.environ["TRITON_CACHE_DIR"] = str(cache.folder / "triton")
     with cache.guarded("unpacked"):
+        cache.prepare()
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache.folder)
+        os.environ["TRITON_CACHE_DIR"] = str(cache.folder / "triton")
         cache.unpack()
     return _digest(cache.kept())
 
@@ -84,6 +85,7 @@ def sync_inductor_cache(cache_key: str, unpacked_dir_hash: str) -> None:
     """Keeps what has been compiled if any content is new since ``load_inductor_cache``."""
     cache = _Cache(cache_key)
     with cache.guarded("kept"):
+        cache.prepare()
         cache.pack(unpacked_dir_hash)
 
 
@@ -98,14 +100,23 @@ class _Cache:
         self._archive = persistent_dir() / "inductor-caches" / place / f"{key}.zip"
         self._lock = self._archive.with_name(f".{self._archive.name}.lock")
         name = hashlib.sha256(f"{place}/{key}".encode()).hexdigest()[:16]
-        self.folder = _private_folder() / name
+        self._private = Path(tempfile.gettempdir()) / f"polyrank-compiled-{os.getuid()}"
+        self.folder = self._private / name
+
+    def prepare(self) -> None:
+        """Has the folders be there. Nobody else may write where this user's compilers do, as what
+        is there is run."""
+        self._private.mkdir(mode=0o700, exist_ok=True)
+        found = self._private.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+            raise PolyrankError(f"{self._private} is not a folder of this user's alone: remove it")
+        self.folder.mkdir(exist_ok=True)
+        self._archive.parent.mkdir(parents=True, exist_ok=True)
 
     @contextlib.contextmanager
     def guarded(self, done: str) -> Iterator[None]:
         """An app works without its cache, only slower: what fails is said, and that is all."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._archive.parent.mkdir(parents=True, exist_ok=True)
             yield
         except (PolyrankError, *archive.BROKEN) as error:
             log.warning("compiled code could not be %s (%s): %s", done, self._archive, error)
@@ -212,13 +223,3 @@ def _cpu_features() -> str:
     except OSError:
         return ""
     return next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
-
-
-def _private_folder() -> Path:
-    """Where this user's compilers work. Nobody else may write there, as its files are run."""
-    folder = Path(tempfile.gettempdir()) / f"polyrank-compiled-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise PolyrankError(f"{folder} is not a folder of this user's alone: remove it")
-    return folder

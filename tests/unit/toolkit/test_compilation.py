@@ -165,3 +165,24 @@ def test_the_gpu_has_a_short_name(monkeypatch: pytest.MonkeyPatch) -> None:
         assert get_gpu_type() == short
     monkeypatch.setattr("polyrank.toolkit.compilation.visible_gpus", list)
     assert get_gpu_type() == "UNKNOWN"
+
+
+def test_a_data_folder_that_cannot_be_used_costs_time_and_nothing_else(
+    data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data.write_text("a file")
+    with synchronized_inductor_cache(KEY):
+        done = True
+    assert done and "could not be kept" in caplog.text
+
+
+def test_a_folder_that_others_can_write_is_not_compiled_in(
+    data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with synchronized_inductor_cache(KEY):
+        shared = compiled().parent
+    shared.chmod(0o777)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = "before"
+    with synchronized_inductor_cache(KEY):
+        assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "before"
+    assert "not a folder of this user's alone" in caplog.text
