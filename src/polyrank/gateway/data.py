@@ -50,15 +50,13 @@ class DataRoutes:
 
     def routes(self) -> list[BaseRoute]:
         """The routes, for the server's own pages."""
+        path = "/data/{path:path}"
         return [
-            Route(path, handler, methods=[method])
-            for path in ("/data", "/data/{path:path}")
-            for method, handler in (
-                ("GET", self.get),
-                ("PUT", self.put),
-                ("POST", self.change),
-                ("DELETE", self.delete),
-            )
+            Route("/data", self.get, methods=["GET"]),
+            Route(path, self.get, methods=["GET"]),
+            Route(path, self.put, methods=["PUT"]),
+            Route(path, self.change, methods=["POST"]),
+            Route(path, self.delete, methods=["DELETE"]),
         ]
 
     async def get(self, request: Request) -> Response:
