@@ -16,6 +16,7 @@ import secrets
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,13 @@ class ReplicaServer(AppServer):
         app: App,
         reporter: Reporter,
         loading: Loading,
+        list_routes: Callable[[], list[dict[str, Any]]],
         token: str,
     ) -> None:
         super().__init__(config, app)
         self._reporter = reporter
         self._loading = loading
+        self._list_routes = list_routes
         self._token = token
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -69,7 +72,7 @@ class ReplicaServer(AppServer):
             os.environ["FAL_RUNNER_STATE"] = "RUNNING"
             self._loading.is_over = True
             port = self.servers[0].sockets[0].getsockname()[1]
-            listed = routes(self._app, self.config.app)
+            listed = self._list_routes()
             self._reporter.send(reports.Ready(self.config.host, port, listed, self._token))
 
 
@@ -158,9 +161,8 @@ def _serve(args: argparse.Namespace) -> None:
     api, token = build(app, Storage.of(settings)), ""
     if args.host not in LOOPBACK:
         token = secrets.token_urlsafe(32)
-        api.add_middleware(TokenGuard, token=token)
     config = uvicorn.Config(
-        api,
+        TokenGuard(api, token) if token else api,
         host=args.host,
         port=args.port,
         timeout_keep_alive=KEEP_ALIVE_S,
@@ -173,7 +175,7 @@ def _serve(args: argparse.Namespace) -> None:
         server_header=False,
         **websocket_options(ping_timeout_s=None),
     )
-    server = ReplicaServer(config, app, reporter, loading, token)
+    server = ReplicaServer(config, app, reporter, loading, lambda: routes(app, api), token)
     policy = urls.URLPolicy(
         allowed_networks=settings.allowed_networks, allowed_hosts=settings.allowed_names
     )

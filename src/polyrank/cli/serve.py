@@ -17,6 +17,7 @@ from polyrank.cli.console import exit_status, say
 from polyrank.gateway.belongings import Belongings
 from polyrank.gateway.callers import is_loopback
 from polyrank.gateway.deployments import Deployments
+from polyrank.gateway.exec import Exec
 from polyrank.gateway.fleet import Fleet
 from polyrank.gateway.runners import Runners
 from polyrank.gateway.server import Server, build
@@ -84,11 +85,13 @@ class Installation:
         staging = Staging(server, data, environments, url, belongings, self._ca)
         launcher = self._launcher(data / "replicas", staging)
         inventory = Elsewhere() if self._on_cluster else Inventory.detect(slots=settings.slots)
-        self._fleet = fleet = Fleet(server, launcher, inventory, staging, logs)
+        name = f"{socket.gethostname()} {data.resolve()}"
+        self._fleet = fleet = Fleet(server, launcher, inventory, staging, logs, name)
         routes = [
             *Deployments(fleet, staging, server.requests).routes(),
             *Runners(fleet, logs).routes(),
             *belongings.routes(),
+            *Exec(fleet.handle).routes(),
         ]
         async with serving(
             build(server, routes), self._listening, grace_s=GRACE_S, certificate=self._certificate()

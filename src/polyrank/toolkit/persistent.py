@@ -31,13 +31,14 @@ def repository_dir() -> Path:
 
 def data_path(path: str | PurePath) -> Path:
     """A path as code for the reference platform writes it: a relative one is in the folder, and
-    so is one below ``/data`` where this machine has no ``/data``.
+    so is one below ``/data``, unless no server says which folder it is and there is a ``/data``.
 
     Example: ``data_path("/data/loras/cat.safetensors")``.
     """
-    path = PurePath(path)
+    path, settings = PurePath(path), StorageSettings()
     if not path.is_absolute():
-        return persistent_dir() / path
-    if path.is_relative_to(DATA) and not Path(DATA).exists():
-        return persistent_dir() / path.relative_to(DATA)
+        return settings.persistent_folder / path
+    is_told = settings.app_data is not None
+    if path.is_relative_to(DATA) and (is_told or not Path(DATA).exists()):
+        return settings.persistent_folder / path.relative_to(DATA)
     return Path(path)

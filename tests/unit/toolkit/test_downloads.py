@@ -232,8 +232,7 @@ def test_paths_of_the_reference_platform_are_in_the_data_folder(data: Path) -> N
     assert persistent_dir() == data == toolkit.FAL_PERSISTENT_DIR
     assert data / ".fal" / "repos" == toolkit.FAL_REPOSITORY_DIR
     assert data / ".fal" / "model_weights" == toolkit.FAL_MODEL_WEIGHTS_DIR
-    if not Path("/data").exists():
-        assert data_path("/data/loras/cat") == data / "loras" / "cat"
+    assert data_path("/data/loras/cat") == data / "loras" / "cat"
     assert data_path("loras") == data / "loras"
     assert data_path("/elsewhere") == Path("/elsewhere")
 
