@@ -14,6 +14,7 @@ import uvloop
 
 from polyrank.certificates import Authority
 from polyrank.cli.console import exit_status, say
+from polyrank.gateway.belongings import Belongings
 from polyrank.gateway.callers import is_loopback
 from polyrank.gateway.deployments import Deployments
 from polyrank.gateway.exec import Exec
@@ -80,7 +81,8 @@ class Installation:
         logs = Logs(data / "replicas")
         environments = None if self._on_cluster else Environments(data / "environments")
         url = settings.url or self.url
-        staging = Staging(server, data, environments, url, self._ca)
+        belongings = Belongings(server.database, settings)
+        staging = Staging(server, data, environments, url, belongings, self._ca)
         launcher = self._launcher(data / "replicas", staging)
         inventory = Elsewhere() if self._on_cluster else Inventory.detect(slots=settings.slots)
         name = f"{socket.gethostname()} {data.resolve()}"
@@ -88,6 +90,7 @@ class Installation:
         routes = [
             *Deployments(fleet, staging, server.requests).routes(),
             *Runners(fleet, logs).routes(),
+            *belongings.routes(),
             *Exec(fleet.handle).routes(),
         ]
         async with serving(

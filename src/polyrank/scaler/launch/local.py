@@ -456,6 +456,7 @@ def _as_json(spec: ReplicaSpec) -> dict[str, Any]:
     described = {field.name: getattr(spec, field.name) for field in fields(spec)}
     gpus = None if spec.gpus is None else list(spec.gpus)
     plain = {"folder": str(spec.folder), "gpus": gpus, "options": dict(spec.options)}
+    plain["secrets"] = list(spec.secrets)
     return described | plain | {"environment": dict(spec.environment)}
 
 
