@@ -123,6 +123,6 @@ def name_of(dtype: torch.dtype) -> str:
 
 def _digest_of_package() -> str:
     digest = hashlib.sha256()
-    for name in ("attention.py", "compile.py", "cores.py", "norms.py"):
+    for name in ("attention.py", "compile.py", "cores.py", "norms.py", "upsampling.py"):
         digest.update(Path(__file__).with_name(name).read_bytes())
     return digest.hexdigest()[:16]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from polyrank.diffusion.attention import TextProjection, fuse_decoder, fuse_unet
 from polyrank.diffusion.norms import spread_norms
 from polyrank.diffusion.pictures import to_bytes
+from polyrank.diffusion.upsampling import fuse_upsamplers
 
 
 class UNetCore(nn.Module):
@@ -115,9 +116,11 @@ def build(kind: str, config: dict[str, Any], added: tuple[str, ...]) -> nn.Modul
     if kind == "unet":
         unet = UNet2DConditionModel.from_config(config)
         fast_unet(unet)
+        fuse_upsamplers(unet)
         return UNetCore(unet, added)
     if kind == "preview":
         return fast_preview(AutoencoderTiny.from_config(config))
     core = fast_decoder(AutoencoderKL.from_config(config))
     spread_norms(core)
+    fuse_upsamplers(core)
     return core
