@@ -6,6 +6,7 @@ import importlib
 import json
 import logging
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,23 +87,54 @@ class Part:
             whole = self.folder / f"{name}.safetensors"
             if whole.is_file():
                 return [whole]
-            for index in (f"{stem}.safetensors.index{middle}.json", f"{name}.safetensors.index.json"):
+            for index in (
+                f"{stem}.safetensors.index{middle}.json",
+                f"{name}.safetensors.index.json",
+            ):
                 if (self.folder / index).is_file():
                     weights = json.loads((self.folder / index).read_text())["weight_map"]
                     return [self.folder / file for file in sorted(set(weights.values()))]
         return []
 
-    def build(self, weights: Tensors, device: torch.device, dtype: torch.dtype) -> nn.Module | None:
-        """The model around its weights; None if they are not those that the class asks for."""
-        if issubclass(self.kind, ModelMixin):
-            return _build(self.kind, self.folder, weights, dtype)
+    def empty(self) -> nn.Module | None:
+        """A diffusers model without its weights; transformers makes its own around them."""
+        if not issubclass(self.kind, ModelMixin):
+            return None
+        with init_empty_weights():
+            model: nn.Module = self.kind.from_config(self.kind.load_config(self.folder))
+        return model
+
+    def fill(
+        self, model: nn.Module | None, weights: Tensors, device: torch.device, dtype: torch.dtype
+    ) -> nn.Module | None:
+        """The model with its weights; None if they are not those that its class asks for."""
+        if model is not None:
+            return self._fill_empty(model, weights, dtype)
         config = self.kind.config_class.from_pretrained(self.folder)
         # It knows the names that weights had in older checkpoints.
-        model: nn.Module = self.kind.from_pretrained(
+        model = self.kind.from_pretrained(
             None, config=config, state_dict=weights, torch_dtype=dtype, device_map={"": device}
         )
         model.config.name_or_path = str(self.folder)
         return model
+
+    def _fill_empty(
+        self, model: nn.Module, weights: Tensors, dtype: torch.dtype
+    ) -> nn.Module | None:
+        if model.state_dict().keys() != weights.keys():
+            return None
+        exact = getattr(self.kind, "_keep_in_fp32_modules", None) or []
+
+        def converted(name: str, weight: Tensor) -> Tensor:
+            if not weight.is_floating_point():
+                return weight
+            kept = any(part in name.split(".") for part in exact)
+            return weight.to(torch.float32 if kept else dtype)
+
+        state = {name: converted(name, weight) for name, weight in weights.items()}
+        model.load_state_dict(state, assign=True)
+        model.register_to_config(_name_or_path=str(self.folder))
+        return model.eval()
 
 
 def _parts_of(folder: Path, variant: str | None, but: dict[str, Any]) -> dict[str, Part]:
@@ -114,7 +146,11 @@ def _parts_of(folder: Path, variant: str | None, but: dict[str, Any]) -> dict[st
         )
     parts = {}
     for name, entry in json.loads(index.read_text()).items():
-        if name in but or not isinstance(entry, list) or entry[0] not in ("diffusers", "transformers"):
+        if (
+            name in but
+            or not isinstance(entry, list)
+            or entry[0] not in ("diffusers", "transformers")
+        ):
             continue
         kind = getattr(importlib.import_module(entry[0]), entry[1], None)
         if isinstance(kind, type) and issubclass(kind, ModelMixin | PreTrainedModel):
@@ -129,34 +165,20 @@ def _load_models(
     group: dist.ProcessGroup | None,
 ) -> dict[str, nn.Module]:
     files = {name: part.files() for name, part in parts.items()}
-    read = iter(read_together([path for each in files.values() for path in each], device, group))
+    with ThreadPoolExecutor(1, "polyrank-load") as thread:
+        paths = [path for each in files.values() for path in each]
+        reading = thread.submit(read_together, paths, device, group)
+        empty = {name: part.empty() if files[name] else None for name, part in parts.items()}
+        read = iter(reading.result())
     models = {}
     for name, part in parts.items():
         weights: Tensors = {}
         for _ in files[name]:
             weights |= next(read)
-        built = part.build(weights, device, dtype) if weights else None
-        if built is None:
+        model = part.fill(empty[name], weights, device, dtype) if weights else None
+        if model is None:
             log.info("%s is loaded by %s.from_pretrained", part.folder, part.kind.__name__)
             options = {"variant": part.variant} if part.variant else {}
-            built = part.kind.from_pretrained(part.folder, torch_dtype=dtype, **options).to(device)
-        models[name] = built
+            model = part.kind.from_pretrained(part.folder, torch_dtype=dtype, **options).to(device)
+        models[name] = model
     return models
-
-
-def _build(kind: Any, folder: Path, weights: Tensors, dtype: torch.dtype) -> nn.Module | None:
-    with init_empty_weights():
-        model: nn.Module = kind.from_config(kind.load_config(folder))
-    if model.state_dict().keys() != weights.keys():
-        return None
-    exact = getattr(kind, "_keep_in_fp32_modules", None) or []
-
-    def converted(name: str, weight: Tensor) -> Tensor:
-        if not weight.is_floating_point():
-            return weight
-        kept = any(part in name.split(".") for part in exact)
-        return weight.to(torch.float32 if kept else dtype)
-
-    model.load_state_dict({name: converted(name, weights[name]) for name in weights}, assign=True)
-    model.register_to_config(_name_or_path=str(folder))
-    return model.eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -70,7 +71,7 @@ def _fits(part: Upsample2D) -> bool:
     )
 
 
-def _upsample(part: Upsample2D, batch: Tensor, output_size: object = None) -> Tensor:
+def _upsample(part: Upsample2D, batch: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
     if output_size is not None and tuple(output_size) != tuple(2 * n for n in batch.shape[2:]):
         stock: Tensor = Upsample2D.forward(part, batch, output_size)
         return stock

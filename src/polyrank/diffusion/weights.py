@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -99,12 +100,15 @@ def read_together(
         per_file.append(range(len(slots), len(slots) + len(found)))
         slots += found
         source.add(path, header.data)
-    with source:
+    with source, _current(device):
         raw = _fill(slots, source, device, group)
-    typed = [
-        each.view(slot.dtype).view(slot.shape) for slot, each in zip(slots, raw, strict=True)
-    ]
+    typed = [each.view(slot.dtype).view(slot.shape) for slot, each in zip(slots, raw, strict=True)]
     return [{slots[index].name: typed[index] for index in part} for part in per_file]
+
+
+def _current(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    # Each thread has a current device of its own, and collectives are issued there.
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 class _Bytes:
