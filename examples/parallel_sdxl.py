@@ -100,7 +100,9 @@ class Painter(DistributedWorker):
         # Put together on the device, so that there is one copy to the host.
         columns = math.ceil(math.sqrt(self.world_size))
         everyone += [torch.zeros_like(pixels)] * (-self.world_size % columns)
-        rows = [torch.cat(everyone[at : at + columns], 1) for at in range(0, len(everyone), columns)]
+        rows = [
+            torch.cat(everyone[at : at + columns], 1) for at in range(0, len(everyone), columns)
+        ]
         return PILImage.fromarray(torch.cat(rows).cpu().numpy())
 
 
