@@ -94,13 +94,12 @@ def read_together(
         _check_same(headers, group)
     slots: list[Slot] = []
     per_file: list[range] = []
-    source = _Bytes()
-    for path, header in zip(paths, headers, strict=True):
-        found = header.slots(path, source.size)
-        per_file.append(range(len(slots), len(slots) + len(found)))
-        slots += found
-        source.add(path, header.data)
-    with source, _current(device):
+    with _Bytes() as source, _current(device):
+        for path, header in zip(paths, headers, strict=True):
+            found = header.slots(path, source.size)
+            source.add(path, header.data, max((slot.end for slot in found), default=source.size))
+            per_file.append(range(len(slots), len(slots) + len(found)))
+            slots += found
         raw = _fill(slots, source, device, group)
     typed = [each.view(slot.dtype).view(slot.shape) for slot, each in zip(slots, raw, strict=True)]
     return [{slots[index].name: typed[index] for index in part} for part in per_file]
@@ -119,11 +118,13 @@ class _Bytes:
         self._files: list[tuple[int, int, int]] = []  # first byte here, in the file, descriptor
         self._pool = ThreadPoolExecutor(READERS, "polyrank-read")
 
-    def add(self, path: Path, data: int) -> None:
-        """Appends what a file has from byte ``data`` on."""
+    def add(self, path: Path, data: int, end: int) -> None:
+        """Appends what a file has from byte ``data`` on, so that all are ``end``."""
         descriptor = os.open(path, os.O_RDONLY)
         self._files.append((self.size, data, descriptor))
-        self.size += os.fstat(descriptor).st_size - data
+        if os.fstat(descriptor).st_size - data < end - self.size:
+            raise AppError(f"{path} is shorter than its header says; copy it again")
+        self.size = end
 
     def read(self, start: int, into: Tensor) -> None:
         """Fills ``into`` from byte ``start`` on."""
