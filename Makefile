@@ -18,7 +18,7 @@ TORCHVISION := .tools/torchvision
 JS_CLIENT := tests/e2e/server/js/node_modules/.package-lock.json
 CHROMIUM := .tools/chromium
 
-.PHONY: demo test lint types layers unit chaos bench-runner bench-runner-gpu bench-gpu bench-peers bench-server clean
+.PHONY: demo test lint types layers unit chaos bench-runner bench-runner-gpu bench-gpu bench-peers bench-server bench-scaling clean
 demo: $(VENV)/.installed
 	$(VENV)/bin/polyrank demo
 
@@ -61,6 +61,10 @@ bench-peers: $(VENV)/.installed
 # Requests, events and the queue, beside the peers. Needs wrk (apt install wrk).
 bench-server: $(VENV)/.installed
 	$(PY) -m benchmarks.server
+
+# What the scaling policy costs over traces of requests, and who waits; simulated.
+bench-scaling: $(VENV)/.installed
+	$(PY) -m benchmarks.scaling
 
 # A machine without python3-venv still has pip, which can bring virtualenv.
 $(VENV)/bin/pip:

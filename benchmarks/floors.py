@@ -40,39 +40,32 @@ def floor_s(steps: int, size: int, gpus: int = 1) -> float:
 
 
 @dataclass(frozen=True)
-class Anchor:
-    """A figure that someone published."""
+class Picture:
+    """So many steps with guidance, of a square picture, by so many GPUs together."""
 
     steps: int
-    gpus: int
     size: int
-    seconds: float
-    who: str
+    gpus: int = 1
 
-    def __str__(self) -> str:
-        return f"{self.seconds:.2f} s: {self.who}"
+    def columns(self, seconds: float) -> str:
+        """Cells of a table: the floor, the seconds over it, and what others have reached."""
+        floor = floor_s(self.steps, self.size, self.gpus)
+        return f"{floor:.3f} | {seconds / floor:.2f} | {ANCHORS.get(self, '')}"
 
 
-# SDXL with guidance, one picture at a time.
-ANCHORS = [
-    Anchor(20, 1, 1024, 2.28, "OneDiff nexfort, A800 (onediff@98898c4)"),
-    Anchor(30, 1, 1024, 1.471, "TensorRT, H100 (stable-diffusion-xl-1.0-tensorrt)"),
-    Anchor(50, 1, 1024, 4.10, "TensorRT 9.0, A100 (stable-diffusion-benchmarks@c0fa82c)"),
-    Anchor(50, 2, 1024, 1.719, "TensorRT-LLM, 2 H100 (examples/models/contrib/sdxl)"),
-    Anchor(50, 4, 1024, 2.26, "DistriFusion, 4 A100, stale (distrifuser@8aebdd6)"),
-    Anchor(50, 8, 1024, 1.77, "DistriFusion, 8 A100, stale (distrifuser@8aebdd6)"),
-    Anchor(50, 2, 2048, 13.3, "DistriFusion, 2 A100 (distrifuser@8aebdd6)"),
-    Anchor(50, 4, 2048, 7.60, "DistriFusion, 4 A100, stale (distrifuser@8aebdd6)"),
-    Anchor(50, 8, 2048, 4.81, "DistriFusion, 8 A100, stale (distrifuser@8aebdd6)"),
-    Anchor(50, 8, 3840, 22.9, "DistriFusion, 8 A100, stale (distrifuser@8aebdd6)"),
-]
+# Published figures of SDXL with guidance, one picture at a time.
+ANCHORS = {
+    Picture(20, 1024): "2.28 s: OneDiff nexfort, A800 (onediff@98898c4)",
+    Picture(30, 1024): "1.47 s: TensorRT, H100 (stable-diffusion-xl-1.0-tensorrt)",
+    Picture(50, 1024): "4.10 s: TensorRT 9.0, A100 (stable-diffusion-benchmarks@c0fa82c)",
+    Picture(50, 1024, 2): "1.72 s: TensorRT-LLM, 2 H100 (its examples/models/contrib/sdxl)",
+    Picture(50, 1024, 4): "2.26 s: DistriFusion, 4 A100, stale (distrifuser@8aebdd6)",
+    Picture(50, 1024, 8): "1.77 s: DistriFusion, 8 A100, stale (distrifuser@8aebdd6)",
+    Picture(50, 2048, 2): "13.3 s: DistriFusion, 2 A100 (distrifuser@8aebdd6)",
+    Picture(50, 2048, 4): "7.60 s: DistriFusion, 4 A100, stale (distrifuser@8aebdd6)",
+    Picture(50, 2048, 8): "4.81 s: DistriFusion, 8 A100, stale (distrifuser@8aebdd6)",
+    Picture(50, 3840, 4): "41.3 s: DistriFusion, 4 A100, stale (distrifuser@8aebdd6)",
+    Picture(50, 3840, 8): "22.9 s: DistriFusion, 8 A100, stale (distrifuser@8aebdd6)",
+}
 # Pictures per second and GPU, 20 steps, any batch.
 THROUGHPUT_ANCHOR = "2.40: MLPerf v5.1, H200, FP8 and INT8, batch 64"
-
-
-def anchor(steps: int, size: int, gpus: int) -> str:
-    """The published figure for this, or nothing."""
-    for each in ANCHORS:
-        if (each.steps, each.size, each.gpus) == (steps, size, gpus):
-            return str(each)
-    return ""

@@ -4,9 +4,11 @@ PolyrankError                      500 internal_error
 ├── InvalidInput                   422 bad_request        what the caller sent cannot be used
 │   ├── ValueNotSendable           422 bad_request        a value that cannot reach a rank
 │   ├── UploadTooLarge             413 upload_too_large   a file above the limit
+│   ├── BundleError                422 bundle_error       files of an app that cannot travel
 │   └── FieldException             chosen by the app's author
 ├── AppError                       500 app_error          the app file or its options are wrong
-│   └── UnsupportedPipeline        500 app_error          a pipeline that a technique does not fit
+│   ├── UnsupportedPipeline        500 app_error          a pipeline that a technique does not fit
+│   └── BuildFailed                422 build_failed       an environment that cannot be built
 ├── AppException                   chosen by the app's author
 ├── RequestTimeout                 504 request_timeout
 ├── RequestAborted                 499 client_cancelled
@@ -79,6 +81,12 @@ class UploadTooLarge(InvalidInput):
     code = "upload_too_large"
 
 
+class BundleError(InvalidInput):
+    """The files of an app cannot travel, or what has arrived is not a bundle of them."""
+
+    code = "bundle_error"
+
+
 class FieldException(InvalidInput):
     """Raised by an app's author: one field of the input cannot be used.
 
@@ -108,6 +116,13 @@ class AppError(PolyrankError):
     """The app file, its class or its options are wrong."""
 
     code = "app_error"
+
+
+class BuildFailed(AppError):
+    """An app's environment cannot be built. Details: ``lines``, the last ones of the installer."""
+
+    status = 422
+    code = "build_failed"
 
 
 class RequestTimeout(PolyrankError, TimeoutError):

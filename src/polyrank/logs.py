@@ -26,13 +26,15 @@ class AnsweredFilter(logging.Filter):
         return record.msg != "ASGI callable returned without completing handshake."
 
 
-def configure(*, verbose: bool) -> None:
-    """Sends polyrank's records to stderr; ``verbose`` shows phases and per-request lines too."""
-    handler = logging.StreamHandler()
+def configure(*, verbose: bool, handler: logging.Handler | None = None) -> None:
+    """Sends polyrank's records to stderr, or to ``handler``; ``verbose`` shows phases and
+    per-request lines too."""
+    if handler is None:
+        handler = logging.StreamHandler()
+        pattern = "%(asctime)s %(levelname)-7s [%(request_id).8s] %(message)s"
+        handler.setFormatter(logging.Formatter(pattern, "%H:%M:%S"))
     handler.addFilter(RequestIdFilter())
     handler.addFilter(AnsweredFilter())
-    pattern = "%(asctime)s %(levelname)-7s [%(request_id).8s] %(message)s"
-    handler.setFormatter(logging.Formatter(pattern, "%H:%M:%S"))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO if verbose else logging.WARNING)

@@ -6,6 +6,24 @@ from typing import Any
 
 import msgspec
 
+# By this header a replica on a network knows its server.
+TOKEN_HEADER = b"x-polyrank-replica"
+
+
+class HealthCheck(msgspec.Struct, frozen=True):
+    """How a replica's health is judged: by calling ``path``. Times are in seconds.
+
+    Failures in the start period count only once a call has succeeded. Unless it is called
+    ``regularly``, an answer of the app has to ask for it.
+    """
+
+    path: str
+    method: str = "POST"
+    start_period_s: float = 30.0
+    timeout_s: float = 5.0
+    failure_threshold: int = 3
+    regularly: bool = True
+
 
 class Limits(msgspec.Struct, frozen=True):
     """Of an app's options, those that hold in front of it. Times are in seconds."""
@@ -18,6 +36,7 @@ class Limits(msgspec.Struct, frozen=True):
     retries: dict[str, int] = {}
     auth: str | None = None
     grace_s: float = 5.0
+    health: HealthCheck | None = None
 
 
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
@@ -35,11 +54,15 @@ class Loading(msgspec.Struct, frozen=True, tag="loading"):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """The app is served: where, and a first call of each endpoint."""
+    """The app is served: where, and a first call of each endpoint.
+
+    With a ``token``, calls must carry it (``TOKEN_HEADER``).
+    """
 
     host: str
     port: int
     routes: list[dict[str, Any]]
+    token: str = ""
 
 
 class Line(msgspec.Struct, frozen=True, tag="line"):

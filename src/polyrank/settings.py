@@ -16,6 +16,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from polyrank import pip_config
 from polyrank.profiles import Profiles
 
 
@@ -39,13 +40,18 @@ def _data_dir() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "polyrank"
 
 
+def _config_home() -> Path:
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+
+
 def _config_path() -> Path:
-    folder = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    return folder / "polyrank" / "config.toml"
+    return _config_home() / "polyrank" / "config.toml"
 
 
 # In the environment a list is written with commas.
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
+# pip writes one with spaces or in lines.
+SpaceSeparated = Annotated[tuple[str, ...], NoDecode]
 
 
 class ServerSettings(BaseSettings):
@@ -55,6 +61,9 @@ class ServerSettings(BaseSettings):
 
     data_dir: Path = Field(default_factory=_data_dir)
     database_url: str | None = None
+    # How many replicas without GPUs may run at once, an app of machine type S being one; None is
+    # the number of cores.
+    slots: int | None = Field(default=None, gt=0)
     # How many requests may wait for one app.
     max_queued: int = Field(default=100_000, gt=0)
     auth: Literal["loopback", "always"] = "loopback"
@@ -187,6 +196,73 @@ class StorageSettings(BaseSettings):
     def allowed_names(self) -> tuple[str, ...]:
         """Those of ``allowed_hosts`` that are names."""
         return tuple(each for each in self.allowed_hosts if not _is_network(each))
+
+
+class BundleSettings(BaseSettings):
+    """How much of a project may travel to a server (``POLYRANK_BUNDLES_…``)."""
+
+    model_config = SettingsConfigDict(env_prefix="POLYRANK_BUNDLES_", frozen=True, extra="ignore")
+
+    max_bytes: int = Field(default=512 * 2**20, gt=0)
+    max_files: int = Field(default=20_000, gt=0)
+
+
+class EnvironmentSettings(BaseSettings):
+    """How the apps' environments are built and kept (``POLYRANK_ENVIRONMENTS_…``)."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="POLYRANK_ENVIRONMENTS_", frozen=True, extra="ignore"
+    )
+
+    # Whether an app may run in the server's own environment where that has all it asks for.
+    use_own: bool = True
+    # How many environments that no app uses are kept for the next app that asks for the same.
+    keep: int = Field(default=10, ge=0)
+
+
+class PipSettings(BaseSettings):
+    """Where pip gets packages from here (``PIP_…`` and pip's files), for the installer to do so."""
+
+    model_config = SettingsConfigDict(env_prefix="PIP_", frozen=True, extra="ignore")
+
+    index_url: str | None = None
+    extra_index_url: SpaceSeparated = ()
+    find_links: SpaceSeparated = ()
+    trusted_host: SpaceSeparated = ()
+    cert: str | None = None
+    config_file: Path | None = None
+
+    @field_validator("extra_index_url", "find_links", "trusted_host", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(value.split()) if isinstance(value, str) else value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments first, then the environment, then pip's files."""
+        return init_settings, env_settings, _PipSource(settings_cls)
+
+
+class _PipSource(PydanticBaseSettingsSource):
+    """What pip's configuration files say."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Of no use here: the files are read as a whole."""
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """The values that the files set."""
+        extra = self.current_state.get("config_file")
+        found = pip_config.read(_config_home(), Path(extra) if extra else None)
+        known = self.settings_cls.model_fields
+        return {name: text for name, text in found.items() if name in known}
 
 
 def _is_network(text: str) -> bool:

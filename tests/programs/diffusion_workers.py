@@ -60,18 +60,6 @@ class Painter(DistributedWorker):
         return everyone
 
 
-def from_manual(name: str) -> Any:
-    """A class of docs/diffusion.md."""
-    page = (MODEL.parents[1] / "docs" / "diffusion.md").read_text()
-    names: dict[str, Any] = {"__name__": __name__}
-    for code in page.split("```python\n")[1:]:
-        exec(compile(code.split("```")[0], "diffusion.md", "exec"), names)
-    return names[name]
-
-
-OnePicture = from_manual("OnePicture")
-
-
 class Transformers(DistributedWorker):
     """Calls tiny transformers with random weights, alone and shared by all ranks."""
 

@@ -119,6 +119,9 @@ class Playground(DistributedWorker):
             "args": sys.argv,
         }
 
+    def environment(self, name: str) -> list[Any]:
+        return self.everyone(os.environ.get(name))
+
     def types(self, value: Any) -> Any:
         return self.everyone(repr(type(value)))
 

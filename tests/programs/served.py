@@ -42,5 +42,5 @@ async def platform(
         server = Server(url, files, ServerSettings(**settings or {}), **options)
         app = server.host(APP, reports.Limits(multiplexing=4, auth=auth))
         parts = urlsplit(address)
-        app.is_ready(reports.Ready(parts.hostname or "", parts.port or 0, []))
+        app.is_ready("only", reports.Ready(parts.hostname or "", parts.port or 0, []))
         yield server, await stack.enter_async_context(served(build(server)))

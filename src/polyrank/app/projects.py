@@ -12,18 +12,22 @@ from typing import Any
 from polyrank import modules
 from polyrank.app.app import App
 from polyrank.app.manifest import read_table
-from polyrank.app.options import AppOptions, checked
+from polyrank.app.options import IN_TABLE_ONLY, AppOptions, checked
 from polyrank.errors import AppError
 
 
 @dataclass(frozen=True)
 class AppRef:
-    """A file, the class in it if it was named, and what pyproject.toml sets of its options."""
+    """A file, the class in it if it was named, and what pyproject.toml sets of its options.
+
+    ``strategy`` is the ``deployment_strategy`` of its table there.
+    """
 
     file: Path
     class_name: str | None = None
     module: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    strategy: str | None = None
 
     def __str__(self) -> str:
         return f"{self.file}::{self.class_name}" if self.class_name else str(self.file)
@@ -53,11 +57,16 @@ def find(reference: str, folder: Path) -> AppRef:
     if table.python_entry_point is not None:
         module, _, symbol = table.python_entry_point.partition(":")
         file = _file_of(module, project.parent)
-        return AppRef(file, symbol, module, manifest.options)
+        return AppRef(file, symbol, module, manifest.options, table.deployment_strategy)
     assert table.ref is not None
     file_name, _, class_name = table.ref.partition("::")
     found = _in_file(project.parent / file_name, class_name)
-    return AppRef(found.file, found.class_name, options=manifest.options)
+    return AppRef(
+        found.file,
+        found.class_name,
+        options=manifest.options,
+        strategy=table.deployment_strategy,
+    )
 
 
 def load(ref: AppRef) -> type[App]:
@@ -66,7 +75,7 @@ def load(ref: AppRef) -> type[App]:
     cls = _only_app(ref, vars(module), module.__name__)
     options = {name: getattr(cls.options, name) for name in cls.options.model_fields_set}
     cls.options = checked(f"options of {cls.__name__}", AppOptions, options | dict(ref.options))
-    for name in ref.options:
+    for name in ref.options.keys() - IN_TABLE_ONLY:
         setattr(cls, name, getattr(cls.options, name))
     return cls
 

@@ -12,6 +12,7 @@ import ctypes
 import json
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -20,14 +21,16 @@ from typing import Any
 
 import uvicorn
 
-from polyrank import logs, reports
-from polyrank.app import machine, projects, requirements
+from polyrank import logs, reports, requirements
+from polyrank.app import machine, projects
 from polyrank.app.app import App
+from polyrank.app.health import health_check_of
 from polyrank.app.options import AppOptions, RetryConfig
-from polyrank.app.output import Reporter, report_output
+from polyrank.app.output import Reporter, mark_logs, report_output
 from polyrank.app.process import KEEP_ALIVE_S, AppServer
 from polyrank.app.sample import Call, call_of
 from polyrank.app.server import build
+from polyrank.app.strangers import TokenGuard
 from polyrank.distributed import devices
 from polyrank.errors import AppError, PolyrankError
 from polyrank.serving import HttpProtocol, websocket_options
@@ -39,14 +42,16 @@ log = logging.getLogger("polyrank.app")
 
 PR_SET_PDEATHSIG = 1
 DEFAULT_GRACE_S = 5.0
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class ReplicaServer(AppServer):
     """The server, reporting when it is ready."""
 
-    def __init__(self, config: uvicorn.Config, app: App, reporter: Reporter) -> None:
+    def __init__(self, config: uvicorn.Config, app: App, reporter: Reporter, token: str) -> None:
         super().__init__(config, app)
         self._reporter = reporter
+        self._token = token
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Runs the app's setup, then reports where it is served."""
@@ -55,10 +60,10 @@ class ReplicaServer(AppServer):
             os.environ["FAL_RUNNER_STATE"] = "RUNNING"
             port = self.servers[0].sockets[0].getsockname()[1]
             listed = routes(self._app, self.config.app)
-            self._reporter.send(reports.Ready(self.config.host, port, listed))
+            self._reporter.send(reports.Ready(self.config.host, port, listed, self._token))
 
 
-def limits_of(options: AppOptions) -> reports.Limits:
+def limits_of(options: AppOptions, health: reports.HealthCheck | None = None) -> reports.Limits:
     """The options that hold in front of the app."""
     config = options.retry_config
     wanted = config.to_dict() if isinstance(config, RetryConfig) else config or {}
@@ -72,6 +77,7 @@ def limits_of(options: AppOptions) -> reports.Limits:
         retries=retries | {condition: 0 for condition in options.skip_retry_conditions or ()},
         auth=options.app_auth,
         grace_s=DEFAULT_GRACE_S if grace is None else grace,
+        health=health,
     )
 
 
@@ -98,12 +104,13 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--ranks", type=int)
     parser.add_argument("--verbose", action="store_true")
+    parser.add_argument("--marked", action="store_true")
     parser.add_argument("--report-fd", type=int)
     parser.add_argument("--parent", type=int)
     args = parser.parse_args()
     if args.parent is not None:
         _die_with(args.parent)
-    logs.configure(verbose=args.verbose)
+    (mark_logs if args.marked else logs.configure)(verbose=args.verbose)
     try:
         _serve(args)
     except PolyrankError as error:
@@ -116,7 +123,7 @@ def main() -> None:
 def _serve(args: argparse.Namespace) -> None:
     os.environ["FAL_RUNNER_STATE"] = "SETUP"
     file, _, class_name = args.ref.partition("::")
-    ref = projects.AppRef(Path(file), class_name or None, args.module, args.options)
+    ref = projects.AppRef(Path(file).resolve(), class_name or None, args.module, args.options)
     cls = projects.load(ref)
     for difference in requirements.differences(cls.options.requirements):
         log.warning("requirement not met here: %s", difference)
@@ -125,8 +132,8 @@ def _serve(args: argparse.Namespace) -> None:
         log.warning("%s", told)
     os.environ["FAL_APP_NAME"] = str(cls.app_name)
     reporter = Reporter(args.report_fd)
-    report_output(reporter)
-    limits = limits_of(cls.options)
+    report_output(reporter, is_marked=args.marked)
+    limits = limits_of(cls.options, health_check_of(cls))
     reporter.send(reports.Loaded(str(cls.app_name), limits))
     try:
         app = cls()
@@ -136,8 +143,12 @@ def _serve(args: argparse.Namespace) -> None:
         app.num_gpus = args.ranks
     settings = StorageSettings()
     app.on_loading = lambda fraction, what: reporter.send(reports.Loading(fraction, what))
+    api, token = build(app, Storage.of(settings)), ""
+    if args.host not in LOOPBACK:
+        token = secrets.token_urlsafe(32)
+        api.add_middleware(TokenGuard, token=token)
     config = uvicorn.Config(
-        build(app, Storage.of(settings)),
+        api,
         host=args.host,
         port=args.port,
         timeout_keep_alive=KEEP_ALIVE_S,
@@ -150,7 +161,7 @@ def _serve(args: argparse.Namespace) -> None:
         server_header=False,
         **websocket_options(ping_timeout_s=None),
     )
-    server = ReplicaServer(config, app, reporter)
+    server = ReplicaServer(config, app, reporter, token)
     policy = urls.URLPolicy(
         allowed_networks=settings.allowed_networks, allowed_hosts=settings.allowed_names
     )

@@ -19,7 +19,7 @@ from polyrank.app.projects import AppRef
 from polyrank.cli.platform import Platform, arguments_for
 from polyrank.cli.run import ended_by_signals, show
 from polyrank.reports import Ready
-from polyrank.scaler.local import Ended
+from polyrank.scaler.local import Gone
 from polyrank.toolkit import File
 
 console = Console(stderr=True, highlight=False)
@@ -60,17 +60,17 @@ def demo(
 async def paint(platform: Platform, painting: Painting, *, log: Path, stay: bool) -> int:
     """Starts the platform and paints on it; ``stay`` keeps it up until a signal."""
     begun = time.perf_counter()
-    settled: asyncio.Future[Ready | Ended] = asyncio.get_running_loop().create_future()
+    settled: asyncio.Future[Ready | Gone] = asyncio.get_running_loop().create_future()
 
     def on_report(report: Any) -> None:
-        if isinstance(report, Ready | Ended) and not settled.done():
+        if isinstance(report, Ready | Gone) and not settled.done():
             settled.set_result(report)
 
     platform.listeners.append(on_report)
     async with platform.running():
         with console.status("starting the ranks and loading the model"):
             report = await settled
-        if isinstance(report, Ended):
+        if isinstance(report, Gone):
             return explain(report.exit_status, log)
         ready_s = time.perf_counter() - begun
         # In a thread: it draws, and writes files, while this loop serves.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -17,12 +18,16 @@ from polyrank.client.options import environment
 from polyrank.gateway.callers import is_loopback
 from polyrank.gateway.hosting import HostedApp
 from polyrank.gateway.server import Server, build
-from polyrank.scaler.local import Ended, LocalReplica, ReplicaArguments
+from polyrank.scaler.launch.base import ReplicaSpec
+from polyrank.scaler.launch.local import Keeping, LocalLauncher
+from polyrank.scaler.local import Gone, OneReplica
 from polyrank.serving import Serving, base_url, listen, serving
 from polyrank.settings import FileSettings, ServerSettings
 
 # The owner of what runs without a deployment.
 OWNER = "local"
+# The name of its replica.
+ONLY = "only"
 # What callers get to take their answers once the app has ended.
 LAST_MOMENT_S = 2.0
 LOOPBACK = ("127.0.0.0/8", "::1/128")
@@ -30,10 +35,21 @@ LOOPBACK = ("127.0.0.0/8", "::1/128")
 
 def arguments_for(
     ref: AppRef, device: str | None = None, ranks: int | None = None, verbose: bool = False
-) -> ReplicaArguments:
+) -> ReplicaSpec:
     """What a replica of the app at ``ref`` is started with."""
-    return ReplicaArguments(
-        str(ref), ref.options, ref.module, device=device, ranks=ranks, verbose=verbose
+    return ReplicaSpec(
+        id="",
+        app="",
+        revision="",
+        python=sys.executable,
+        folder=Path.cwd(),
+        ref=str(ref),
+        module=ref.module,
+        options=ref.options,
+        gpus=None,
+        ranks=ranks,
+        device=device,
+        verbose=verbose,
     )
 
 
@@ -42,7 +58,7 @@ class Platform:
 
     def __init__(
         self,
-        arguments: ReplicaArguments,
+        arguments: ReplicaSpec,
         host: str,
         port: int,
         *,
@@ -58,7 +74,9 @@ class Platform:
         self._listening = listen(host, port)
         self._database_url = database_url
         self._files_url = files_url
-        self._replica = LocalReplica(arguments, self._hear, output)
+        self._arguments = arguments
+        self._output = output
+        self._replica: OneReplica | None = None
         self._server: Server | None = None
         self._serving: Serving | None = None
         self._app: HostedApp | None = None
@@ -67,7 +85,7 @@ class Platform:
         self._settings, self._keys_url = self._access()
         self.authority = self._settings.data_dir / "tls" if tls else None
         self.url = base_url(self._listening, is_tls=tls)
-        self.listeners: list[Callable[[reports.Report | Ended], None]] = []
+        self.listeners: list[Callable[[reports.Report | Gone], None]] = []
         self.is_ending = False
         self.ended = asyncio.Event()
 
@@ -84,7 +102,7 @@ class Platform:
     @property
     def replica_pid(self) -> int | None:
         """The process id of the replica, None between two."""
-        return self._replica.pid
+        return None if self._replica is None else self._replica.pid
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -107,16 +125,25 @@ class Platform:
             async with serving(
                 build(server), self._listening, grace_s=3600, certificate=certificate
             ) as self._serving:
-                self._replica.add_environment(
+                launcher = LocalLauncher(folder / "replicas", self._keeping())
+                self._replica = replica = OneReplica(launcher, self._arguments, self._hear)
+                replica.add_environment(
                     server.filing.replica_environment(self.url, ca=self.ca_file)
                 )
-                self._replica.add_environment(self._client_environment(folder))
+                replica.add_environment(self._client_environment(folder))
                 async with asyncio.TaskGroup() as self._tasks:
-                    keeping = self._tasks.create_task(self._replica.keep())
+                    keeping = self._tasks.create_task(replica.keep())
                     try:
                         yield
                     finally:
-                        await self._end_in_order(keeping)
+                        await self._end_in_order(replica, keeping)
+                        await launcher.close(keep=False)
+
+    def _keeping(self) -> Keeping:
+        """The app ends with us, and prints where we do unless told otherwise."""
+        if self._output is None:
+            return Keeping(linger_s=0, output=(1, 2))
+        return Keeping(linger_s=0, output=(self._output.fileno(), self._output.fileno()))
 
     @property
     def ca_file(self) -> Path | None:
@@ -161,44 +188,46 @@ class Platform:
             self.is_ending = True
             self.ended.set()
             return
-        self._replica.kill()
+        if self._replica is not None:
+            self._replica.kill()
         if self._serving is not None:
             self._serving.end(at_once=True)
 
     async def restart(self) -> None:
         """Starts the replica again; requests wait for it."""
-        await self._replica.restart()
+        if self._replica is not None:
+            await self._replica.restart()
 
-    async def _end_in_order(self, keeping: asyncio.Task[None]) -> None:
+    async def _end_in_order(self, replica: OneReplica, keeping: asyncio.Task[None]) -> None:
         """The replica gets its grace period; what it is answering is passed on to the callers."""
         self.is_ending = True
         if self._serving is not None:
             self._serving.end()
         if self._server is not None:
             self._server.take_no_more()
-        await self._replica.end()
+        await replica.end()
         keeping.cancel()
         if self._app is not None:
-            self._app.is_gone("the server is ending")
+            self._app.is_gone(ONLY, "the server is ending")
         if self._serving is not None:
             # Answers are on their way still; whoever does not take them does not hold us up.
             serving = self._serving
             asyncio.get_running_loop().call_later(LAST_MOMENT_S, lambda: serving.end(at_once=True))
 
-    def _hear(self, report: reports.Report | Ended) -> None:
+    def _hear(self, report: reports.Report | Gone) -> None:
         assert self._server is not None
         match report:
             case reports.Loaded():
                 self._host(report)
             case reports.Loading() if self._app is not None:
-                self._app.is_loading(report)
+                self._app.is_loading(ONLY, report)
             case reports.Ready() if self._app is not None:
-                self._app.is_ready(report)
+                self._app.is_ready(ONLY, report)
             case reports.Line():
                 self._server.add_line(report)
-            case Ended() if self._app is not None:
-                self._app.is_gone("" if report.was_ready else report.reason, report.pause_s)
-            case Ended():
+            case Gone() if self._app is not None:
+                self._app.is_gone(ONLY, "" if report.was_ready else report.reason, report.pause_s)
+            case Gone():
                 self._server.apps.settle()  # it failed before its name was known
         for listener in self.listeners:
             listener(report)
@@ -211,4 +240,6 @@ class Platform:
             self._app = None
         if self._app is None:
             self._app = self._server.host(name, report.limits)
-        self._app.is_starting(report.limits)
+            self._server.apps.settle()
+        self._app.limits = report.limits
+        self._app.is_starting(ONLY)

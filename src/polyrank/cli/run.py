@@ -20,7 +20,7 @@ from polyrank.app.sample import Call
 from polyrank.cli.platform import OWNER, Platform, arguments_for
 from polyrank.errors import AppError, PolyrankError
 from polyrank.reports import Ready
-from polyrank.scaler.local import Ended
+from polyrank.scaler.local import Gone
 
 console = Console(stderr=True, highlight=False)
 
@@ -67,7 +67,7 @@ async def serve(platform: Platform, watched: Path | None = None) -> int:
         if isinstance(report, Ready):
             was_ready = True
             show(platform, report)
-        elif isinstance(report, Ended) and not platform.is_ending:
+        elif isinstance(report, Gone) and not platform.is_ending:
             if not was_ready and watched is None and not failed.done():
                 failed.set_result(report.exit_status)
             elif report.reason and not report.was_ready:

@@ -88,7 +88,7 @@ def _norms_before_convolutions(model: nn.Module) -> Iterator[tuple[nn.Module, nn
         if isinstance(part, ResnetBlock2D):
             if part.upsample is None and part.downsample is None:
                 yield part.norm1, part.conv1
-            if part.time_embedding_norm == "default":
+            if part.time_embedding_norm != "scale_shift":  # which turns zeros into something else
                 yield part.norm2, part.conv2
         if isinstance(last := getattr(part, "conv_norm_out", None), nn.GroupNorm):
             yield last, part.conv_out

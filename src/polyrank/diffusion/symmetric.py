@@ -17,9 +17,10 @@ from torch import Tensor
 
 from polyrank.diffusion.exchange import Exchange
 
-# A word is 4 bytes. Shares up to BLOCKS x PIECE words are exchanged here.
+# A word is 4 bytes; larger shares than BLOCKS x PIECE words take several kernels.
 PIECE = 1 << 15
 BLOCKS = 128
+LARGEST = BLOCKS * PIECE
 # Words that a block copies at a time, and those for which another block is worth it.
 STEP = 4096
 SMALL = 1024
@@ -29,7 +30,7 @@ ALIGNED = 16
 
 
 class SymmetricExchange:
-    """Among the GPUs of one host; shares that are too large go through ``others``."""
+    """Among the GPUs of one host; shares that are not a multiple of 16 bytes go to ``others``."""
 
     def __init__(self, group: dist.ProcessGroup, device: torch.device, others: Exchange) -> None:
         self._ranks: int = dist.get_world_size(group)
@@ -49,18 +50,25 @@ class SymmetricExchange:
         """[ranks, *share.shape]."""
         size = share.numel() * share.element_size()
         words = size // 4
-        if size % ALIGNED or words > BLOCKS * PIECE:
+        if size % ALIGNED:
             return self._others(share)
         if share.data_ptr() % ALIGNED:
             share = share.clone()
         everyone = share.new_empty((self._ranks, *share.shape))
+        source, target = share.view(-1).view(torch.int32), everyone.view(-1).view(torch.int32)
+        for start in range(0, words, LARGEST):
+            self._launch(source[start:], target[start:], min(LARGEST, words - start), words)
+        return everyone
+
+    def _launch(self, share: Tensor, everyone: Tensor, words: int, apart: int) -> None:
         blocks = min(BLOCKS, triton.cdiv(words, SMALL))
         _exchange[(blocks,)](
-            share.view(-1).view(torch.int32),
-            everyone.view(-1).view(torch.int32),
+            share,
+            everyone,
             self._memories,
             self._turns,
             words,
+            apart,
             triton.cdiv(triton.cdiv(words, blocks), SMALL) * SMALL,
             self._rank,
             RANKS=self._ranks,
@@ -69,7 +77,6 @@ class SymmetricExchange:
             STEP=STEP,
             num_warps=WARPS,
         )
-        return everyone
 
 
 @triton.jit(do_not_specialize=["rank"])
@@ -79,6 +86,7 @@ def _exchange(
     memories,
     turns,
     words,
+    apart,
     piece,
     rank,
     RANKS: tl.constexpr,
@@ -86,7 +94,10 @@ def _exchange(
     BLOCKS: tl.constexpr,
     STEP: tl.constexpr,
 ):
-    """Writes the share to all others and, into ``everyone``, what all others wrote here."""
+    """Writes the share to all others and, into ``everyone``, what all others wrote here.
+
+    There the words of one rank are ``apart`` from those of the next.
+    """
     block = tl.program_id(0)
     turn = tl.load(turns + block) + 1
     begin = block * piece
@@ -103,7 +114,7 @@ def _exchange(
         other = (rank + step) % RANKS
         memory = tl.load(memories + other).to(tl.pointer_type(tl.int32))
         tl.atomic_xchg(memory + flags + rank * BLOCKS, turn, sem="release", scope="sys")
-    _copy(share + begin, everyone + rank * words + begin, end - begin, STEP)
+    _copy(share + begin, everyone + rank * apart + begin, end - begin, STEP)
     own = tl.load(memories + rank).to(tl.pointer_type(tl.int32))
     for step in tl.static_range(1, RANKS):
         other = (rank + step) % RANKS
@@ -115,7 +126,7 @@ def _exchange(
     for step in tl.static_range(1, RANKS):
         other = (rank + step) % RANKS
         piece_of_other = own + buffer + other * BLOCKS * PIECE
-        _copy(piece_of_other, everyone + other * words + begin, end - begin, STEP)
+        _copy(piece_of_other, everyone + other * apart + begin, end - begin, STEP)
     tl.store(turns + block, turn)
 
 

@@ -10,6 +10,10 @@ then publishes the step at which all leave: the furthest one plus one. A rank ei
 "deciding" and waits the few microseconds until the step is there. So no rank can be past the step
 when it is published, and all leave at the same one. The argument needs the publishing store to be
 visible before the following load on both sides, hence ``_fence``.
+
+Where ranks are on several machines, each machine has such a page. The runner has "deciding"
+published on all of them (``halt``), takes the furthest step of all, and has the step published on
+all (``leave_at``): the same argument, and a rank waits for a round trip instead of microseconds.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import mmap
 import os
 import threading
 import time
+from collections.abc import Iterable
 
 # Words of the group, written by the runner.
 _CANCELLED_CALL, _LEAVE_AT, _CREDIT_CALL, _CREDITS = range(4)
@@ -61,23 +66,33 @@ class ControlBlock:
 
     def cancel(self, call: int) -> None:
         """Makes every rank of ``call`` leave at the same checkpoint, the next that none passed."""
+        if self._words[_CANCELLED_CALL] != call:
+            self.leave_at(call, self.halt(call) + 1)
+
+    def halt(self, call: int) -> int:
+        """Ranks of ``call`` wait at their next checkpoint; the furthest step that one passed.
+
+        ``leave_at`` must follow.
+        """
         words = self._words
-        if words[_CANCELLED_CALL] == call:
-            return
         words[_LEAVE_AT] = _DECIDING
         words[_CANCELLED_CALL] = call
         _fence()
-        steps = [self._step_of(rank, call) for rank in range(self.world_size)]
-        words[_LEAVE_AT] = max(steps) + 1
+        return max(self._step_of(rank, call) for rank in range(self.world_size))
+
+    def leave_at(self, call: int, step: int) -> None:
+        """Publishes the step at which every rank of the halted ``call`` leaves."""
+        if self._words[_CANCELLED_CALL] == call:
+            self._words[_LEAVE_AT] = step
 
     def give_credits(self, call: int, consumed: int) -> None:
         """Tells rank 0 how many events of ``call`` have been consumed."""
         self._words[_CREDITS] = consumed
         self._words[_CREDIT_CALL] = call
 
-    def latest_progress_s(self) -> float:
-        """``time.monotonic()`` of the rank that has been without progress for longest."""
-        lines = (self._line(rank) for rank in range(self.world_size))
+    def latest_progress_s(self, ranks: Iterable[int]) -> float:
+        """``time.monotonic()`` of the one of ``ranks`` without progress for longest."""
+        lines = (self._line(rank) for rank in ranks)
         return min(self._words[line + _PROGRESS_NS] for line in lines) / 1e9
 
     # --- a rank's side
@@ -98,7 +113,7 @@ class ControlBlock:
         if words[_CANCELLED_CALL] != call:
             return False
         while (leave_at := words[_LEAVE_AT]) == _DECIDING:
-            os.sched_yield()  # the runner is between two of its own statements
+            os.sched_yield()  # the runner is between two of its own statements, or a trip away
         return step >= leave_at
 
     def is_cancelled(self, call: int) -> bool:

@@ -10,22 +10,17 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-import os
 import random
-import socket
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from polyrank.distributed import arena, values, wire
-from polyrank.distributed.control import ControlBlock
-from polyrank.distributed.launch.base import Exit, Launcher, RankProcess
-from polyrank.distributed.rankspec import RankSpec
+from polyrank.distributed import values, wire
+from polyrank.distributed.launch.base import Devices, Exit, Launcher, Link, RankProcess, Store
 from polyrank.distributed.request import Request
-from polyrank.distributed.router import Router
-from polyrank.distributed.transport import collect, place
+from polyrank.distributed.transport import place
 from polyrank.errors import (
     PolyrankError,
     RunnerStopped,
@@ -58,8 +53,7 @@ class GroupConfig:
     """What every group of a runner has in common."""
 
     world_size: int
-    device: str
-    threads: int
+    devices: Devices
     process_group_timeout_s: float
     cwd: str | None
     cancel_grace_s: float
@@ -73,9 +67,7 @@ class RankState:
     """What the group knows about one rank of the current epoch."""
 
     rank: int
-    identity: bytes
     process: RankProcess
-    outbox: arena.ArenaReader
     stderr: deque[str]
     reported: bool = True
     phases: dict[str, float] = field(default_factory=dict)
@@ -89,7 +81,6 @@ class Group:
         index: int,
         config: GroupConfig,
         launcher: Launcher,
-        router: Router,
         on_change: Callable[[Group], None],
     ) -> None:
         self.index = index
@@ -99,12 +90,11 @@ class Group:
         self.ranks: list[RankState] = []
         self.last_error: PolyrankError | None = None
         self._launcher = launcher
-        self._router = router
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._worker: wire.WorkerSource
         self._setup_kwargs: dict[str, Any] = {}
-        self._memory: GroupMemory
+        self._link: Link
         self._coming_up: asyncio.Future[None] | None = None
         self._call: RunningCall | None = None
         self._calls = 0
@@ -131,12 +121,12 @@ class Group:
             call = self._call
             call.request.fail(RunnerStopped("the runner was stopped while the request ran"))
             if was_busy:
-                self._memory.cancel(call.number)
+                self._link.cancel(call.number)
                 await asyncio.wait([call.all_reported], timeout=timeout_s / 2)
             if self._call is call:
                 self._end_call()
         for rank in self.ranks:
-            self._router.send(rank.identity, wire.Stop(epoch=self.epoch))
+            self._link.send(rank.rank, wire.Stop(epoch=self.epoch))
         if not await self._ended(timeout_s):
             log.warning("group %d did not stop within %g s and was killed", self.index, timeout_s)
         await self._clear()
@@ -144,15 +134,13 @@ class Group:
     async def _bring_up(self) -> None:
         """Launches every rank in a new epoch and waits until all are ready."""
         self.epoch += 1
-        config = self.config
-        self._memory = GroupMemory(config.world_size)
+        self._link = self._launcher.link(self.index, self.epoch, self.config.world_size)
         self._coming_up = self._loop.create_future()
-        listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         try:
-            with listener:
-                await asyncio.gather(
-                    *(self._launch(rank, listener) for rank in range(config.world_size))
-                )
+            store = await self._link.open()
+            await asyncio.gather(
+                *(self._launch(rank, store) for rank in range(self.config.world_size))
+            )
             await self._coming_up
         except BaseException:
             await self._clear()
@@ -160,33 +148,16 @@ class Group:
         finally:
             self._coming_up = None
 
-    async def _launch(self, rank: int, listener: socket.socket) -> None:
-        identity = f"{self.index}.{rank}.{self.epoch}".encode()
-        port = listener.getsockname()[1]
+    async def _launch(self, rank: int, store: Store) -> None:
+        epoch, link = self.epoch, self._link
         stderr: deque[str] = deque(maxlen=STDERR_LINES)
-        memory = self._memory
-        spec = RankSpec(
-            address=self._router.address,
-            identity=identity,
-            epoch=self.epoch,
-            group=self.index,
-            rank=rank,
-            world_size=self.config.world_size,
-            environment=self._environment(rank, port),
-            inbox_fd=memory.inbox.fd,
-            outbox_fd=memory.outbox_fds[rank],
-            control_fd=memory.control.fd,
-            credit_fd=memory.credit_fd,
-            store_fd=listener.fileno() if rank == 0 else -1,
-        )
-        setup = self._setup_frame(rank, port)
-        epoch = self.epoch
+        setup = self._setup_frame(rank, store)
 
         def on_frame(frame: wire.FromRank, inline: list[bytes]) -> None:
             if frame.epoch != self.epoch:
                 return  # of a group that is gone
             if isinstance(frame, wire.Hello):
-                self._router.send(identity, *setup)
+                link.send(rank, *setup)
             else:
                 self._on_frame(self._rank(rank), frame, inline)
 
@@ -195,47 +166,37 @@ class Group:
                 stderr.append(line)
             self._log_line(rank, stream, line)
 
-        self._router.register(identity, on_frame)
-        process = await self._launcher.launch(spec, on_line)
-        state = RankState(
-            rank, identity, process, arena.ArenaReader(os.dup(memory.outbox_fds[rank])), stderr
-        )
+        process = await link.launch(rank, self._environment(rank, store), on_frame, on_line)
+        state = RankState(rank, process, stderr)
         self.ranks.append(state)
         process.exited.add_done_callback(lambda ended: self._on_exit(epoch, state, ended.result()))
 
-    def _setup_frame(self, rank: int, port: int) -> tuple[wire.Setup, list[wire.Buffer]]:
+    def _setup_frame(self, rank: int, store: Store) -> tuple[wire.Setup, list[wire.Buffer]]:
         config = self.config
-        device = config.device
-        if device == "cuda":
-            device = f"cuda:{self.index * config.world_size + rank}"
-        kwargs, inline = self._encode(self._setup_kwargs)
+        header, buffers = values.encode(self._setup_kwargs)
+        kwargs, inline = place(header, buffers, None)
         setup = wire.Setup(
             epoch=self.epoch,
             worker=self._worker,
             kwargs=kwargs,
-            device=device,
+            device=self._link.device(config.devices.kind, rank),
             seed=random.SystemRandom().getrandbits(60),
-            store_port=port,
+            store_host=store.host,
+            store_port=store.port,
             timeout_s=config.process_group_timeout_s,
-            threads=config.threads,
+            threads=config.devices.threads,
             cwd=config.cwd,
         )
         return setup, inline
 
-    def _environment(self, rank: int, port: int) -> dict[str, str]:
-        world_size = str(self.config.world_size)
-        environment = {
+    def _environment(self, rank: int, store: Store) -> dict[str, str]:
+        return {
             "POLYRANK_RANK": f"{self.index}.{rank}",
             "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": world_size,
-            "LOCAL_WORLD_SIZE": world_size,
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
+            "WORLD_SIZE": str(self.config.world_size),
+            "MASTER_ADDR": store.host,
+            "MASTER_PORT": str(store.port),
         }
-        # All ranks are here: gloo need not resolve the host's name, which fails on many laptops.
-        environment["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME", "lo")
-        return environment
 
     # --- requests ---------------------------------------------------------------------------
 
@@ -246,22 +207,20 @@ class Group:
         self._call = call
         self._become(State.BUSY)
         header, buffers = request.take_buffers()
-        payload, inline = place(header, buffers, self._memory.inbox)
         for rank in self.ranks:
             rank.reported = False
-            frame = wire.Call(
-                epoch=self.epoch,
-                number=call.number,
-                request_id=request.request_id,
-                streaming=request.streaming,
-                text_events=request.text_events,
-                payload=payload,
-                released=rank.outbox.take_released(),
-            )
-            self._router.send(rank.identity, frame, inline)
+        frame = wire.Call(
+            epoch=self.epoch,
+            number=call.number,
+            request_id=request.request_id,
+            streaming=request.streaming,
+            text_events=request.text_events,
+            payload=wire.Value(header),
+        )
+        self._link.call(frame, buffers)
         if request.streaming:
-            request.on_consumed = lambda count: self._memory.give_credits(call.number, count)
-            self._memory.give_credits(call.number, 0)
+            request.on_consumed = lambda count: self._link.give_credits(call.number, count)
+            self._link.give_credits(call.number, 0)
         if self.config.hang_timeout_s is not None:
             call.hang_timer = self._loop.call_later(self.config.hang_timeout_s, self._check_hang)
 
@@ -270,7 +229,7 @@ class Group:
         call = self._call
         if call is None or call.request is not request or self.state is not State.BUSY:
             return
-        self._memory.cancel(call.number)
+        self._link.cancel(call.number)
         self._arm_grace(call, self.config.cancel_grace_s, "after it was cancelled")
 
     def _arm_grace(self, call: RunningCall, seconds: float, why: str) -> None:
@@ -289,13 +248,25 @@ class Group:
             )
 
     def _check_hang(self) -> None:
+        """Asks for the progress of the ranks; a machine that does not answer hangs, too."""
         call, limit = self._call, self.config.hang_timeout_s
         if call is None or limit is None:
             return
-        age = time.monotonic() - max(self._memory.control.latest_progress_s(), call.begun_s)
-        if age < limit:
-            call.hang_timer = self._loop.call_later(limit - age, self._check_hang)
+        call.hang_timer = self._loop.call_later(limit, self._on_hang, call, limit)
+        self._link.measure_idle(lambda idle_s: self._on_idle(call, limit, idle_s))
+
+    def _on_idle(self, call: RunningCall, limit: float, idle_s: float) -> None:
+        if self._call is not call or call.hang_timer is None:
+            return
+        call.hang_timer.cancel()
+        idle_s = min(idle_s, time.monotonic() - call.begun_s)
+        if idle_s < limit:
+            call.hang_timer = self._loop.call_later(limit - idle_s, self._check_hang)
         else:
+            self._on_hang(call, limit)
+
+    def _on_hang(self, call: RunningCall, limit: float) -> None:
+        if self._call is call:
             self._lose(WorkerDied(f"no progress for {limit:g} s: a rank hangs", stderr=""))
 
     # --- frames -----------------------------------------------------------------------------
@@ -320,7 +291,7 @@ class Group:
                         self._on_done(call, rank, frame, inline)
                     case wire.Left():
                         call.left[rank.rank] = frame.step
-                        self._memory.inbox.release(frame.released)
+                        self._link.release(frame.released)
                         self._on_report(rank)
                     case wire.Failure():
                         self._on_failure(call, rank, frame)
@@ -357,7 +328,7 @@ class Group:
     def _on_done(
         self, call: RunningCall, rank: RankState, frame: wire.Done, inline: list[bytes]
     ) -> None:
-        self._memory.inbox.release(frame.released)
+        self._link.release(frame.released)
         if frame.result is not None:
             try:
                 call.result = self._decode(rank, frame.result, inline)
@@ -366,7 +337,7 @@ class Group:
         self._on_report(rank)
 
     def _on_failure(self, call: RunningCall, rank: RankState, frame: wire.Failure) -> None:
-        self._memory.inbox.release(frame.released)
+        self._link.release(frame.released)
         error = WorkerError(
             f"rank {rank.rank} raised {frame.error_type}: {frame.message}",
             rank=rank.rank,
@@ -382,7 +353,7 @@ class Group:
         # A rank often fails because another one died, and the news of the death is on its way.
         self._loop.call_later(DEATH_NEWS_S, call.request.fail, call.error)
         # Peers may be stuck in a collective that this rank will never join.
-        self._memory.cancel(call.number)
+        self._link.cancel(call.number)
         self._arm_grace(call, self.config.peer_grace_s, "after another rank had failed")
         self._on_report(rank)
 
@@ -397,7 +368,7 @@ class Group:
             call.settled = True
             for state in self.ranks:
                 state.reported = False
-                self._router.send(state.identity, wire.Settle(epoch=self.epoch))
+                self._link.send(state.rank, wire.Settle(epoch=self.epoch))
             return
         for state in self.ranks:
             state.process.drain()  # log lines of this request still carry its id
@@ -426,7 +397,7 @@ class Group:
         if epoch != self.epoch or self.state in (State.STOPPED, State.DOWN):
             return
         tail = "\n".join(rank.stderr)
-        message = f"rank {rank.rank} was {ended}" if ended.signal else f"rank {rank.rank} {ended}"
+        message = f"rank {rank.rank} {ended}"
         details = {
             "rank": rank.rank,
             "exit_code": ended.code,
@@ -476,14 +447,12 @@ class Group:
     async def _clear(self) -> None:
         """Kills what is left of this epoch and frees its memory."""
         for rank in self.ranks:
-            self._router.forget(rank.identity)
             rank.process.kill()
         await self._ended()
         for rank in self.ranks:
             rank.process.close()
-            rank.outbox.close()
         self.ranks = []
-        self._memory.close()
+        self._link.close()
 
     async def _ended(self, timeout_s: float | None = None) -> bool:
         """Waits until every rank process has ended; false if some have not within the time."""
@@ -504,12 +473,8 @@ class Group:
     def _rank(self, rank: int) -> RankState:
         return next(state for state in self.ranks if state.rank == rank)
 
-    def _encode(self, value: Any) -> tuple[wire.Value, list[wire.Buffer]]:
-        header, buffers = values.encode(value)
-        return place(header, buffers, None)
-
     def _decode(self, rank: RankState, value: wire.Value, inline: list[bytes]) -> Any:
-        return values.decode(value.header, collect(value.places, inline, rank.outbox))
+        return values.decode(value.header, self._link.collect(rank.rank, value.places, inline))
 
     def _log_line(self, rank: int, stream: str, line: str) -> None:
         request_id = self._call.request.request_id if self._call is not None else None
@@ -542,38 +507,6 @@ class RunningCall:
     begun_s: float = field(default_factory=time.monotonic)
     grace_timer: asyncio.TimerHandle | None = None
     hang_timer: asyncio.TimerHandle | None = None
-
-
-class GroupMemory:
-    """The shared memory of one epoch of a group."""
-
-    def __init__(self, world_size: int) -> None:
-        self.inbox = arena.Arena(arena.create_fd("inbox"), readers=world_size)
-        self.outbox_fds = [arena.create_fd(f"outbox{rank}") for rank in range(world_size)]
-        self.control = ControlBlock(arena.create_fd("control"), world_size)
-        self.credit_fd = os.eventfd(0, os.EFD_CLOEXEC)
-        self._closed = False
-
-    def give_credits(self, call: int, consumed: int) -> None:
-        """Tells rank 0 how far the stream has been read."""
-        self.control.give_credits(call, consumed)
-        os.eventfd_write(self.credit_fd, 1)
-
-    def cancel(self, call: int) -> None:
-        """Cancels ``call``, and wakes rank 0 if it waits for the stream's reader."""
-        self.control.cancel(call)
-        os.eventfd_write(self.credit_fd, 1)
-
-    def close(self) -> None:
-        """Frees all of it, but for what readers still hold. Closing twice is fine."""
-        if self._closed:
-            return
-        self._closed = True
-        self.inbox.close()
-        self.control.close()
-        os.close(self.credit_fd)
-        for fd in self.outbox_fds:
-            os.close(fd)
 
 
 def _as_error(error: Exception, rank: int) -> PolyrankError:

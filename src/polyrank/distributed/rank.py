@@ -113,7 +113,7 @@ class Rank:
         is_master = spec.rank == 0
         timeout = dt_timeout(frame.timeout_s)
         store = dist.TCPStore(
-            "127.0.0.1",
+            frame.store_host,
             frame.store_port,
             spec.world_size,
             is_master,

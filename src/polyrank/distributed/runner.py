@@ -6,9 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
-import shutil
 import sys
-import tempfile
 from collections import deque
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,14 +16,13 @@ from typing import Any, Self
 import cloudpickle
 
 from polyrank import compat, modules
-from polyrank.distributed import devices, wire
+from polyrank.distributed import wire
 from polyrank.distributed.group import Group, GroupConfig, State
-from polyrank.distributed.launch.local import LocalLauncher
+from polyrank.distributed.launch import LAUNCHERS, make_launcher
+from polyrank.distributed.launch.base import Launcher
 from polyrank.distributed.request import Request
-from polyrank.distributed.router import Router
 from polyrank.distributed.worker import DistributedWorker
 from polyrank.errors import (
-    NotEnoughDevices,
     RequestTimeout,
     RunnerError,
     RunnerStopped,
@@ -36,9 +33,6 @@ from polyrank.errors import (
 from polyrank.settings import EngineSettings
 
 log = logging.getLogger("polyrank.distributed")
-
-# A socket's path has at most 107 bytes.
-LONGEST_FOLDER = 90
 
 
 class DistributedRunner:
@@ -51,7 +45,9 @@ class DistributedRunner:
         worker_cls: the worker; may live in a module, a script, ``__main__`` or a notebook cell.
         world_size: ranks per group, one per GPU.
         groups: independent groups behind the queue.
-        device: "cuda", "cpu", or "auto": the GPUs of this machine, the CPU where there is none.
+        device: "cuda", "cpu", or "auto": the GPUs that there are, the CPU where there is none.
+        launcher: where ranks are started: "local", on this machine, or "ray", on the machines of a
+            Ray cluster.
         timeout: process-group timeout in seconds, as ``torch.distributed`` understands it.
         keepalive_payload: payload of the call that is made after ``keepalive_interval`` idle
             seconds, to keep the model warm.
@@ -97,13 +93,14 @@ class DistributedRunner:
             raise ValueError(f"world_size and groups are at least 1, not {world_size}, {groups}")
         if device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"device is 'auto', 'cpu' or 'cuda', not {device!r}")
-        if launcher != "local":
-            raise ValueError(f"launcher is 'local', not {launcher!r}")
+        if launcher not in LAUNCHERS:
+            raise ValueError(f"launcher is {' or '.join(map(repr, LAUNCHERS))}, not {launcher!r}")
         self.worker_cls = worker_cls
         self.world_size = world_size
         self.group_count = groups
         self.timings: list[dict[str, Any]] = []
         self._device = device
+        self._launcher_name = launcher
         self._options: dict[str, Any] = {
             "process_group_timeout_s": timeout,
             "cwd": None if cwd is None else str(Path(cwd).resolve()),
@@ -120,9 +117,7 @@ class DistributedRunner:
         self._queue: deque[Request] = deque()
         self._running: dict[Request, Group] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._folder: Path | None = None
-        self._launcher: LocalLauncher | None = None
-        self._router: Router | None = None
+        self._launcher: Launcher | None = None
 
     # --- life -------------------------------------------------------------------------------
 
@@ -152,13 +147,13 @@ class DistributedRunner:
 
     async def _start(self, kwargs: dict[str, Any]) -> None:
         source = describe_worker(self.worker_cls)
-        config = self._configure()
-        self._folder = _private_folder()
-        self._launcher = LocalLauncher(self._folder)
-        self._router = Router(f"ipc://{self._folder}/runner")
-        phases = await self._launcher.start()
+        self._launcher = launcher = make_launcher(self._launcher_name)
+        wanted = self._device if self._device != "auto" else EngineSettings().device
+        devices = await launcher.choose_devices(wanted, self.group_count, self.world_size)
+        config = GroupConfig(world_size=self.world_size, devices=devices, **self._options)
+        phases = await launcher.start()
         self._groups = [
-            Group(index, config, self._launcher, self._router, self._on_group_change)
+            Group(index, config, launcher, self._on_group_change)
             for index in range(self.group_count)
         ]
         starts = [asyncio.create_task(group.start(source, kwargs)) for group in self._groups]
@@ -203,12 +198,6 @@ class DistributedRunner:
         launcher, self._launcher = self._launcher, None
         if launcher is not None:
             await launcher.stop()
-        router, self._router = self._router, None
-        if router is not None:
-            router.close()
-        folder, self._folder = self._folder, None
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
         self._loop = None
 
     async def __aenter__(self) -> Self:
@@ -387,42 +376,6 @@ class DistributedRunner:
             return
         assert self._loop is not None
         self._keepalive_task = self._loop.create_task(self.keepalive(), name="polyrank-keepalive")
-
-    # --- configuration ----------------------------------------------------------------------
-
-    def _configure(self) -> GroupConfig:
-        ranks = self.world_size * self.group_count
-        wanted = self._device if self._device != "auto" else EngineSettings().device
-        gpus = devices.visible_gpus() if wanted != "cpu" else []
-        if wanted == "auto":
-            wanted = "cuda" if gpus else "cpu"
-            if not gpus:
-                log.info("this machine has no GPU: %d rank(s) run on the CPU", ranks)
-        if wanted == "cuda" and len(gpus) < ranks:
-            raise NotEnoughDevices(
-                f"{self.group_count} group(s) of {self.world_size} rank(s) need {ranks} GPUs; "
-                f"this machine has {len(gpus)}"
-                + (f" ({', '.join(gpus)})" if gpus else "")
-                + "; ask for fewer ranks, or run on the CPU with device='cpu'",
-                needed=ranks,
-                found=len(gpus),
-            )
-        cores = len(os.sched_getaffinity(0))
-        return GroupConfig(
-            world_size=self.world_size,
-            device=wanted,
-            threads=max(1, cores // ranks),
-            **self._options,
-        )
-
-
-def _private_folder() -> Path:
-    """A folder for the runner's socket, of mode 0700 and with a path that a socket may have."""
-    folder = Path(tempfile.mkdtemp(prefix="polyrank-"))
-    if len(os.fsencode(folder)) > LONGEST_FOLDER:
-        folder.rmdir()
-        folder = Path(tempfile.mkdtemp(prefix="polyrank-", dir="/tmp"))
-    return folder
 
 
 async def _next_event(

@@ -45,6 +45,7 @@ class Setup(Frame, frozen=True, kw_only=True):
     kwargs: Value
     device: str
     seed: int
+    store_host: str
     store_port: int
     timeout_s: float
     threads: int
@@ -59,7 +60,7 @@ class Call(Frame, frozen=True, kw_only=True):
     streaming: bool
     text_events: bool
     payload: Value
-    released: list[int]
+    released: list[int] = []
 
 
 class Settle(Frame, frozen=True, kw_only=True):

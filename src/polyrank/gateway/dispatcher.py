@@ -8,7 +8,6 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Callable
 from urllib.parse import quote
 
 from polyrank.errors import ReplicaUnreachable, StoreUnavailable
@@ -16,6 +15,7 @@ from polyrank.gateway import retries
 from polyrank.gateway.hosting import HostedApp
 from polyrank.gateway.notices import Notices
 from polyrank.gateway.progress import Progress
+from polyrank.gateway.replicas import Slot
 from polyrank.gateway.upstream import Exchange
 from polyrank.reports import Line
 from polyrank.store.requests import CANCELLED, Answer, Lease, Requests
@@ -66,6 +66,8 @@ class Dispatcher:
         self._running: dict[str, _Running] = {}
         self._cancelled: set[str] = set()
         self._some_run = asyncio.Event()
+        self._none_run = asyncio.Event()
+        self._none_run.set()
         self._cancels = asyncio.Event()  # another server may have cancelled what runs here
         self._work = asyncio.Event()  # some request may be there to take
         self._due = _Due()
@@ -81,6 +83,11 @@ class Dispatcher:
         if due_in_s is not None:
             self._due.note(time.time() + due_in_s)
         self._work.set()
+        self._app.on_demand()
+
+    async def idle(self) -> None:
+        """Waits until the replicas work on no request of the queue."""
+        await self._none_run.wait()
 
     def take_no_more(self) -> None:
         """Takes no more leases; what runs goes on."""
@@ -90,6 +97,7 @@ class Dispatcher:
     def note_foreign_change(self, id: str) -> None:
         """Another server changed a request: there may be work to take, or one of ours to stop."""
         self._work.set()
+        self._app.on_demand()
         if (running := self._running.get(id)) is not None and not running.task.done():
             self._cancels.set()
 
@@ -117,21 +125,20 @@ class Dispatcher:
             self._running.clear()
 
     async def _take_leases(self, tasks: asyncio.TaskGroup) -> None:
+        replicas = self._app.replicas
         while True:
-            await self._app.wait_ready()
-            slots = self._app.slots
-            free = await _all_free(slots)
+            slots = [await replicas.take(patient=True)]
+            slots += replicas.take_free(MOST_LEASES - 1)
             self._work.clear()
             leases: list[Lease] = []
             try:
-                if self._app.upstream is not None:  # it may have gone while we waited for a slot
-                    leases = await self._lease(free)
+                leases = await self._lease(len(slots))
+                for leased in leases:
+                    self._begin(tasks, leased, _pop_best(slots, leased.hint))
             finally:
-                for _ in range(free - len(leases)):
-                    slots.release()
-            for leased in leases:
-                self._begin(tasks, leased, slots.release)
-            if not leases and self._app.upstream is not None:
+                for slot in slots:
+                    slot.release(was_used=False)
+            if not leases:
                 await self._work.wait()
 
     async def _lease(self, limit: int) -> list[Lease]:
@@ -144,11 +151,12 @@ class Dispatcher:
             asyncio.get_running_loop().call_later(STORE_PAUSE_S, self._work.set)
             return []
 
-    def _begin(self, tasks: asyncio.TaskGroup, leased: Lease, release: Callable[[], None]) -> None:
+    def _begin(self, tasks: asyncio.TaskGroup, leased: Lease, slot: Slot) -> None:
         progress = Progress()
-        task = tasks.create_task(self._serve(leased, progress, release))
+        task = tasks.create_task(self._serve(leased, progress, slot))
         self._running[leased.id] = _Running(leased, task, progress)
         self._some_run.set()
+        self._none_run.clear()
         self._due.note(leased.until)
         self._notices.publish(leased.id)
         self._notices.publish(self._app.name)  # the others of the queue have moved up
@@ -165,15 +173,16 @@ class Dispatcher:
                     self._due.note(due)
                 # After looking: what paused and is due by now is not in that time any more.
                 self._work.set()
+                self._app.on_demand()
             except StoreUnavailable as error:
                 log.error("%s; trying again", error)
                 self._due.note(time.time() + STORE_PAUSE_S)
             await self._due.wait(self._patience_s)
 
-    async def _serve(self, leased: Lease, progress: Progress, release: Callable[[], None]) -> None:
+    async def _serve(self, leased: Lease, progress: Progress, slot: Slot) -> None:
         begun = time.monotonic()
         try:
-            answer = await self._run(leased, progress)
+            answer = await self._run(leased, progress, slot)
             answer = dataclasses.replace(answer, logs=progress.lines)
             limit = retries.allowed(answer, leased.headers, self._app.limits.retries)
             if limit > leased.retries:
@@ -193,11 +202,12 @@ class Dispatcher:
             del self._running[leased.id]
             if not self._running:
                 self._some_run.clear()
+                self._none_run.set()
             self._cancelled.discard(leased.id)
-            release()
+            slot.release()
             self._notices.publish(leased.id)
 
-    async def _run(self, leased: Lease, progress: Progress) -> Answer:
+    async def _run(self, leased: Lease, progress: Progress, slot: Slot) -> Answer:
         """The replica's answer, or what stands for it."""
         headers = [(k.encode("latin-1"), v.encode("latin-1")) for k, v in leased.headers.items()]
         headers.append((b"x-fal-request-id", leased.id.encode()))
@@ -207,14 +217,14 @@ class Dispatcher:
         try:
             async with (
                 asyncio.timeout(limit),
-                self._app.call(leased.method, path, headers, leased.body) as exchange,
+                slot.call(leased.method, path, headers, leased.body) as exchange,
             ):
                 body = await self._body(leased.id, exchange, progress)
         except TimeoutError:
             return self._timed_out(limit)
         except ReplicaUnreachable as error:
             log.warning("%s: %s", leased.id, error)
-            await self._app.check()
+            await slot.check()
             return dataclasses.replace(retries.UNREACHABLE, error=error.message)
         except asyncio.CancelledError:
             if leased.id not in self._cancelled:
@@ -274,14 +284,13 @@ class Dispatcher:
                 self._running[id].task.cancel()
 
 
-async def _all_free(slots: asyncio.Semaphore) -> int:
-    """Takes the slots that are free, at least one; how many."""
-    await slots.acquire()
-    taken = 1
-    while taken < MOST_LEASES and not slots.locked():
-        await slots.acquire()
-        taken += 1
-    return taken
+def _pop_best(slots: list[Slot], hint: str | None) -> Slot:
+    """Takes the place for a request out of the list: at the replica with its hint, if any."""
+    if hint is not None:
+        for index, slot in enumerate(slots):
+            if hint in slot.replica.hints:
+                return slots.pop(index)
+    return slots.pop(0)
 
 
 class _Due:

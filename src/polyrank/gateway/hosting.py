@@ -1,21 +1,20 @@
-"""An app as the server sees it: its limits, its replica, and why a request of it waits."""
+"""An app as the server sees it: its limits, its replicas, and why a request of it waits."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 from polyrank.errors import ReplicaUnreachable
-from polyrank.gateway.upstream import Exchange, RawHeaders, Refused, Upstream
+from polyrank.gateway.replicas import HostedReplica, Replicas, Slot
+from polyrank.gateway.traffic import Traffic
+from polyrank.gateway.upstream import Upstream
 from polyrank.reports import Limits, Loading, Ready
 
 # How much of the average the latest request's duration is.
 WEIGHT = 0.2
-# How long a replica may take to show that it is still there.
-CHECK_S = 2.0
+STARTING = "starting replica"
 
 
 class ReplicaDown(ReplicaUnreachable):
@@ -25,10 +24,12 @@ class ReplicaDown(ReplicaUnreachable):
 
 
 class HostedApp:
-    """One app behind its name (``local/hello``), served by one replica at a time.
+    """One app behind its name (``local/hello``), and the replicas that serve it.
 
-    ``slots`` counts the requests that its replica still takes. ``on_change`` is called when those
-    who wait may have another reason to.
+    ``on_change`` is called when those who wait may have another reason to. Whoever keeps the
+    replicas sets ``on_demand``, called when somebody may have to wait for a place, ``on_lost``,
+    with the id of a replica that does not listen any more, ``on_unfit``, of one that has answered
+    that it cannot go on, and ``census``, which tells the state and machine type of each.
     """
 
     def __init__(
@@ -36,125 +37,86 @@ class HostedApp:
     ) -> None:
         self.name = name
         self.limits = limits
-        self._on_change = on_change
-        self.slots = asyncio.Semaphore(limits.multiplexing)
         self.routes: list[dict[str, Any]] = []
-        self._upstream: Upstream | None = None
-        self._ready = asyncio.Event()
-        self._settled = asyncio.Event()  # ready, or failed
+        # Its OpenAPI document, for when no replica runs.
+        self.openapi = b""
+        self.replicas = Replicas(
+            on_demand=lambda: self.on_demand(),
+            on_lost=self._is_lost,
+            on_unfit=lambda replica: self.on_unfit(replica.id),
+        )
+        self.on_demand: Callable[[], None] = lambda: None
+        self.on_lost: Callable[[str], None] = lambda id: None
+        self.on_unfit: Callable[[str], None] = lambda id: None
+        self.census: Callable[[], list[tuple[str, str]]] = self._count_replicas
+        self.traffic = Traffic()
+        self._on_change = on_change
+        self._starting: dict[str, str] = {}  # what the start of each is at
         self._failure = ""
         self._starts_at = 0.0
-        self._loading = "starting replica"
+        self._without = STARTING
         self._usual_s: float | None = None
 
     @property
     def state(self) -> str:
         """``ready``, ``failed`` or what the start is at."""
-        if self._ready.is_set():
+        if self.replicas.is_open:
             return "ready"
-        return "failed" if self._failure else self._loading
+        return "failed" if self._has_failed else self._waits_for
 
-    @property
-    def upstream(self) -> Upstream | None:
-        """Where the replica answers; None while there is none."""
-        return self._upstream
+    def without_replica(self, why: str = STARTING) -> None:
+        """Why there is none while none starts, for people."""
+        if why != self._without:
+            self._without = why
+            self._on_change()
 
-    def is_starting(self, limits: Limits) -> None:
-        """A replica has loaded the app, perhaps with other options than the last."""
-        if limits.multiplexing != self.limits.multiplexing:
-            # Those who have a slot give it back to the semaphore that it came from.
-            self.slots = asyncio.Semaphore(limits.multiplexing)
-        self.limits = limits
-        self._settled.clear()
+    def is_starting(self, id: str, what: str = STARTING) -> None:
+        """A replica is on its way; ``what`` it is at."""
+        self._starting[id] = what
         self._failure = ""
-        self._loading = "starting replica"
         self._on_change()
 
-    def is_loading(self, report: Loading) -> None:
-        """The replica's ``setup`` says how far it is."""
+    def is_loading(self, id: str, report: Loading) -> None:
+        """A replica's ``setup`` says how far it is."""
         what = f": {report.what}" if report.what else ""
-        self._loading = f"loading {report.fraction:.0%}{what}".replace("%", " %")
+        self._starting[id] = f"loading {report.fraction:.0%}{what}".replace("%", " %")
         self._on_change()
 
-    def is_ready(self, report: Ready) -> None:
-        """The replica serves."""
-        self._upstream = Upstream(report.host, report.port)
+    def is_ready(self, id: str, report: Ready, limits: Limits | None = None) -> None:
+        """A replica serves, within ``limits`` or else those of the app."""
+        self._starting.pop(id, None)
         self.routes = report.routes
         self._failure = ""
-        self._ready.set()
-        self._settled.set()
+        upstream = Upstream(report.host, report.port, report.token)
+        self.replicas.add(HostedReplica(id, upstream, (limits or self.limits).multiplexing))
         self._on_change()
 
-    def is_gone(self, reason: str = "", pause_s: float = 0.0) -> None:
-        """The replica has ended; with a reason if it never served."""
-        self._ready.clear()
-        if self._upstream is not None:
-            self._upstream.close()
-            self._upstream = None
-        self._failure = reason
-        self._starts_at = time.monotonic() + pause_s
-        (self._settled.set if reason else self._settled.clear)()
-        self._loading = "starting replica"
+    def is_gone(self, id: str, reason: str = "", pause_s: float = 0.0) -> None:
+        """A replica has ended; with a reason if it never served. The next comes in ``pause_s``."""
+        self._starting.pop(id, None)
+        self.replicas.remove(id)
+        if reason:
+            self._failure = reason
+            self._starts_at = time.monotonic() + pause_s
+        if self._has_failed:
+            self.replicas.fail(self._down())
         self._on_change()
+
+    def _count_replicas(self) -> list[tuple[str, str]]:
+        serving = ["running" if each.running else "idle" for each in self.replicas]
+        return [(state, "") for state in [*("pending" for _ in self._starting), *serving]]
 
     def close(self) -> None:
-        """Closes the connections to the replica."""
-        if self._upstream is not None:
-            self._upstream.close()
+        """Closes the connections to the replicas."""
+        for replica in self.replicas:
+            replica.upstream.close()
 
-    async def ready(self) -> Upstream:
-        """Waits for a replica that serves. Raises ReplicaDown if the last one failed to start."""
-        while (upstream := self._upstream) is None:
-            if self._failure:
-                left_s = max(1.0, self._starts_at - time.monotonic())
-                raise ReplicaDown(
-                    f"{self.name} did not start: {self._failure}", retry_after_s=left_s
-                )
-            await self._settled.wait()
-        return upstream
-
-    async def wait_ready(self) -> None:
-        """Waits for a replica that serves, however many starts fail."""
-        await self._ready.wait()
-
-    async def send(self, method: str, path: bytes, headers: RawHeaders, body: bytes) -> Exchange:
-        """Sends a request to the replica, and waits for one to be there; see ``Upstream.send``."""
-        while True:
-            upstream = self._upstream or await self.ready()
-            try:
-                return await upstream.send(method, path, headers, body)
-            except Refused:
-                # Nothing was sent: the request is for the next replica.
-                if self._upstream is upstream:
-                    self.is_gone()
-
-    async def check(self) -> None:
-        """A connection to the replica broke off: finds out whether the replica is still there.
-
-        A process that is killed closes its sockets one by one; without this, those who wait behind
-        the one it worked for would be sent to it too.
-        """
-        if (upstream := self._upstream) is None:
-            return
-        try:
-            async with asyncio.timeout(CHECK_S):
-                (await upstream.send("GET", b"/health", [], b"")).release()
-        except TimeoutError:
-            pass  # busy, and so not gone
-        except ReplicaUnreachable:
-            if self._upstream is upstream:
-                self.is_gone()
-
-    @contextlib.asynccontextmanager
-    async def call(
-        self, method: str, path: bytes, headers: RawHeaders, body: bytes
-    ) -> AsyncIterator[Exchange]:
-        """``send``; what is left of the answer at the end of the block is dropped."""
-        exchange = await self.send(method, path, headers, body)
-        try:
-            yield exchange
-        finally:
-            exchange.release()
+    async def take(self, hint: str | None = None, *, weight: int = 1) -> Slot:
+        """Waits for a place at a replica; see ``Replicas.take``. Raises ReplicaDown if the last
+        start has failed."""
+        if self._has_failed:
+            raise self._down()
+        return await self.replicas.take(hint, weight=weight)
 
     def note_duration(self, seconds: float) -> None:
         """A request of the app took this long."""
@@ -163,12 +125,28 @@ class HostedApp:
 
     def reason(self, position: int) -> str:
         """Why a request with ``position`` others before it waits, for people."""
-        if not self._ready.is_set():
-            if self._failure:
+        if not self.replicas.is_open:
+            if self._has_failed:
                 return f"the replica did not start: {self._failure}"
-            return self._loading
+            return self._waits_for
         ahead = f"{position} ahead" if position else "next"
         if self._usual_s is None:
             return ahead
-        rounds = position // self.limits.multiplexing + 1
+        rounds = position // max(1, self.replicas.places) + 1
         return f"{ahead}, about {max(1, round(rounds * self._usual_s))} s"
+
+    @property
+    def _has_failed(self) -> bool:
+        return bool(self._failure) and not self._starting and not self.replicas.is_open
+
+    @property
+    def _waits_for(self) -> str:
+        return next(iter(self._starting.values()), self._without)
+
+    def _down(self) -> ReplicaDown:
+        left_s = max(1.0, self._starts_at - time.monotonic())
+        return ReplicaDown(f"{self.name} did not start: {self._failure}", retry_after_s=left_s)
+
+    def _is_lost(self, replica: HostedReplica) -> None:
+        self.is_gone(replica.id)
+        self.on_lost(replica.id)

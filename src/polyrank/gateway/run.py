@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -20,9 +20,12 @@ from polyrank.errors import PolyrankError, ReplicaUnreachable, RequestTimeout
 from polyrank.gateway.addresses import for_the_app, place
 from polyrank.gateway.answers import error_answer, read_whole, start_limit
 from polyrank.gateway.filing import Filing
-from polyrank.gateway.hosting import HostedApp
+from polyrank.gateway.hosting import HostedApp, ReplicaDown
 from polyrank.gateway.registry import Registry
+from polyrank.gateway.replicas import Slot
 from polyrank.gateway.upstream import HOP_BY_HOP, Exchange, RawHeaders
+
+T = TypeVar("T")
 
 # What only asks, and takes no slot from those who work.
 ASKING = ("GET", "HEAD", "OPTIONS")
@@ -30,6 +33,8 @@ ASKING = ("GET", "HEAD", "OPTIONS")
 # secrets, or ours to set.
 DROPPED = HOP_BY_HOP | {b"authorization", b"cookie", b"x-fal-request-id"}
 OURS = b"x-polyrank-"
+# The status of a call whose caller did not wait for its answer.
+GONE = 499
 BUSY = "the app was busy for {:g} s, as long as the caller would wait"
 LATE = "the request did not end within {:g} s; its work has been stopped"
 
@@ -81,6 +86,8 @@ class _Call:
         self._id = self.header(b"x-fal-request-id") or os.urandom(16).hex().encode()
         self._begun = False
         self._is_stream = False
+        self._status = GONE
+        self._slot_at: float | None = None
 
     def header(self, name: bytes) -> bytes | None:
         """One of the caller's headers."""
@@ -89,30 +96,54 @@ class _Call:
     async def run(self, app: HostedApp, below: str, body: bytes) -> None:
         """Waits for a slot, then passes the replica's answer on at the caller's pace."""
         if self._scope["method"] in ASKING:
-            return await self._forward(app, below, body)
-        slots = app.slots
-        limit_s = start_limit(self.header(b"x-fal-request-timeout")) or app.limits.start_timeout_s
-        await _within(limit_s, _slot(app, slots), BUSY, timeout_type="user")
-        begun = time.monotonic()
+            return await self._forward(app, await app.take(weight=0), below, body)
+        app.traffic.note_received(self._scope["method"])
+        came = time.monotonic()
         try:
-            work = self._forward(app, below, body)
-            await _within(app.limits.request_timeout_s, work, LATE)
+            await self._work(app, below, body)
+        except PolyrankError as error:
+            self._status = error.status
+            raise
         finally:
-            slots.release()
+            self._note_end(app, came)
+
+    async def _work(self, app: HostedApp, below: str, body: bytes) -> None:
+        limit_s = start_limit(self.header(b"x-fal-request-timeout")) or app.limits.start_timeout_s
+        slot = await within(limit_s, app.take(self._hint), BUSY, timeout_type="user")
+        self._slot_at = begun = time.monotonic()
+        try:
+            work = self._forward(app, slot, below, body)
+            await within(app.limits.request_timeout_s, work, LATE)
+        finally:
+            slot.release()
         app.note_duration(time.monotonic() - begun)
 
-    async def _forward(self, app: HostedApp, below: str, body: bytes) -> None:
+    def _note_end(self, app: HostedApp, came: float) -> None:
+        now, begun = time.monotonic(), self._slot_at
+        waited_s = (now if begun is None else begun) - came
+        ran_s = None if begun is None else now - begun
+        app.traffic.note_completed(self._scope["method"], self._status, waited_s, ran_s)
+
+    @property
+    def _hint(self) -> str | None:
+        hint = self.header(b"x-fal-runner-hint")
+        return None if hint is None else hint.decode("latin-1")
+
+    async def _forward(self, app: HostedApp, slot: Slot, below: str, body: bytes) -> None:
         headers = [h for h in self._headers if h[0] not in DROPPED and not h[0].startswith(OURS)]
         headers.append((b"x-fal-request-id", self._id))
         headers += place(self._scope, app.name) + self._filing.request_headers(self._scope)
         try:
-            exchange = await app.send(self._scope["method"], self._target(below), headers, body)
+            exchange = await slot.send(self._scope["method"], self._target(below), headers, body)
             try:
                 await self._pass_on(exchange)
+                self._status = exchange.status
             finally:
                 exchange.release()
+        except ReplicaDown:
+            raise
         except ReplicaUnreachable:
-            await app.check()
+            await slot.check()
             raise
 
     async def fail(self, error: PolyrankError) -> None:
@@ -156,24 +187,15 @@ class _Call:
         await self._send({"type": "http.response.body", "body": exchange.rest()})
 
 
-async def _slot(app: HostedApp, slots: asyncio.Semaphore) -> None:
-    while True:
-        await app.ready()
-        await slots.acquire()
-        if app.upstream is not None:
-            return
-        slots.release()  # the replica went while we waited for its slot
-
-
-async def _within(
-    limit_s: float | None, work: Coroutine[Any, Any, None], why: str, **details: str
-) -> None:
-    """Waits for ``work``, and ends it with RequestTimeout after ``limit_s``."""
+async def within(
+    limit_s: float | None, work: Coroutine[Any, Any, T], why: str, **details: str
+) -> T:
+    """The result of ``work``, which is ended with RequestTimeout after ``limit_s``."""
     if limit_s is None:
         return await work
     try:
         async with asyncio.timeout(limit_s):
-            await work
+            return await work
     except TimeoutError:
         raise RequestTimeout(why.format(limit_s), **details) from None
 

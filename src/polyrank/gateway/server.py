@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -29,8 +29,9 @@ from polyrank.gateway.filing import Filing
 from polyrank.gateway.framed import FramedCalls
 from polyrank.gateway.gate import Access, Gate
 from polyrank.gateway.hosting import HostedApp
+from polyrank.gateway.metrics import Metrics
 from polyrank.gateway.notices import Notices
-from polyrank.gateway.openapi import ServerDocument
+from polyrank.gateway.openapi import DEPLOYMENTS, ServerDocument
 from polyrank.gateway.outbox import Outbox
 from polyrank.gateway.pages import Pages
 from polyrank.gateway.queue import Queue
@@ -45,7 +46,7 @@ from polyrank.store import changes
 from polyrank.store.database import Database
 from polyrank.store.keys import Keys
 from polyrank.store.migrations import upgrade
-from polyrank.store.requests import Requests
+from polyrank.store.requests import Changed, Requests
 from polyrank.store.signing import SigningKeys
 from polyrank.store.webhooks import Webhooks
 
@@ -74,7 +75,7 @@ class Server:
         webhook_schedule: Schedule | None = None,
     ) -> None:
         settings = settings or ServerSettings()
-        self._owner = uuid.uuid4().hex
+        self.id = uuid.uuid4().hex
         self.database = Database(database_url)
         upgrade(self.database)
         self._keys_database = self.database
@@ -85,6 +86,7 @@ class Server:
         self.apps = Registry()
         self._add_gate(settings)
         self._add_webhooks(settings.webhook_networks, webhook_schedule)
+        self.metrics = Metrics(self.apps, self.requests)
         self.bounds = Bounds(self.requests, settings.max_queued)
         self.notices = Notices()
         self._tasks: asyncio.TaskGroup | None = None
@@ -106,7 +108,7 @@ class Server:
     def _add_webhooks(self, networks: tuple[str, ...], schedule: Schedule | None) -> None:
         """Who is told how requests end; the requests themselves, as they ring for it."""
         self.requests = Requests(
-            self.database, origin=self._owner, on_webhook=lambda: self.deliveries.wake()
+            self.database, origin=self.id, on_webhook=lambda: self.deliveries.wake()
         )
         self.webhooks = Webhooks(self.database)
         signer = Signer(SigningKeys(self.database).get("webhooks", signatures.new_key))
@@ -124,10 +126,9 @@ class Server:
         app = HostedApp(name, limits, on_change=lambda: self.notices.publish(name))
         is_shared = self.database.dialect == "postgresql"
         dispatcher = Dispatcher(
-            self.requests, app, self.notices, owner=self._owner, is_shared=is_shared
+            self.requests, app, self.notices, owner=self.id, is_shared=is_shared
         )
         self.apps.add(Entry(app, dispatcher))
-        self.apps.settle()
         if self._tasks is not None:
             self._dispatching[name] = self._tasks.create_task(dispatcher.run())
         return app
@@ -143,6 +144,13 @@ class Server:
         for entry in self.apps:
             entry.dispatcher.take_no_more()
         self.notices.close()
+
+    async def finish(self, limit_s: float) -> None:
+        """Waits until the queued requests that run have ended, but no longer than ``limit_s``."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                for entry in self.apps:
+                    await entry.dispatcher.idle()
 
     def add_line(self, line: reports.Line) -> None:
         """A replica printed a line for a request."""
@@ -160,7 +168,7 @@ class Server:
                 self._tasks = tasks
                 followers = [
                     tasks.create_task(
-                        changes.follow(self.database, self._owner, self._note_foreign_change)
+                        changes.follow(self.database, self.id, self._note_foreign_change)
                     ),
                     tasks.create_task(self._sweep()),
                     tasks.create_task(self.deliveries.run()),
@@ -179,6 +187,15 @@ class Server:
             await asyncio.to_thread(self.database.close)
             await asyncio.to_thread(self._keys_database.close)
 
+    def _note_end(self, ended: Changed) -> None:
+        """This server has ended a request of the queue."""
+        if (entry := self.apps.get(ended.app)) is not None and ended.status is not None:
+            begun = ended.finished_at if ended.started_at is None else ended.started_at
+            ran_s = None if ended.started_at is None else ended.finished_at - ended.started_at
+            entry.app.traffic.note_completed(
+                "POST", ended.status, begun - ended.submitted_at, ran_s
+            )
+
     def _note_foreign_change(self, id: str, app: str) -> None:
         """Another server of this database changed a request; with no id, perhaps many."""
         self.notices.publish(id)
@@ -196,8 +213,9 @@ class Server:
             await asyncio.sleep(SWEEP_EVERY_S)
 
 
-def build(server: Server) -> ASGIApp:
-    """The ASGI application; its lifespan is the server's."""
+def build(server: Server, deploying: Sequence[BaseRoute] = ()) -> ASGIApp:
+    """The ASGI application; its lifespan is the server's. ``deploying`` are the routes of what is
+    deployed, where anything can be."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -222,8 +240,10 @@ def build(server: Server) -> ASGIApp:
     own = Starlette(
         routes=[
             Route("/health", health),
-            *ServerDocument().routes(),
+            *ServerDocument(*((DEPLOYMENTS,) if deploying else ())).routes(),
+            *deploying,
             *server.accounts.routes(),
+            *server.metrics.routes(),
             *server.outbox.routes(),
             *server.filing.routes(),
             *Pages(server.apps, server.gate.lets_in).routes(),

@@ -14,6 +14,7 @@ from typing import cast
 import httptools
 
 from polyrank.errors import ReplicaUnreachable
+from polyrank.reports import TOKEN_HEADER
 
 RawHeaders = list[tuple[bytes, bytes]]
 
@@ -42,9 +43,11 @@ class Refused(ReplicaUnreachable):
 class Upstream:
     """Connections to one address; as many as there are requests at once."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, token: str = "") -> None:
+        """``token`` is that of a replica which answers to its server only."""
         self.host = host
         self.port = port
+        self.added: RawHeaders = [(TOKEN_HEADER, token.encode())] if token else []
         self._idle: list[_Connection] = []
 
     async def send(self, method: str, path: bytes, headers: RawHeaders, body: bytes) -> Exchange:
@@ -216,7 +219,7 @@ class _Connection(asyncio.Protocol):
         """Sends a request; its answer belongs to the exchange that this returns."""
         self._exchange = exchange = Exchange(self, has_body=method != "HEAD")
         lines = [b"%s %s HTTP/1.1\r\nhost: %s\r\n" % (method.encode(), path, self._host)]
-        lines += [b"%b: %b\r\n" % header for header in headers]
+        lines += [b"%b: %b\r\n" % header for header in (*headers, *self.upstream.added)]
         if body or method not in ("GET", "HEAD", "DELETE", "OPTIONS"):
             lines.append(b"content-length: %d\r\n" % len(body))
         lines.append(b"\r\n")

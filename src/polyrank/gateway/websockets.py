@@ -16,13 +16,14 @@ from websockets.frames import Close
 from websockets.http11 import Response
 from websockets.typing import Subprotocol
 
-from polyrank.errors import PolyrankError, ReplicaUnreachable, RequestTimeout
+from polyrank.errors import PolyrankError, ReplicaUnreachable
 from polyrank.gateway.addresses import place
 from polyrank.gateway.answers import error_answer, start_limit
 from polyrank.gateway.gate import TOKEN
 from polyrank.gateway.hosting import HostedApp
 from polyrank.gateway.registry import Registry
-from polyrank.gateway.run import BUSY, DROPPED, OURS
+from polyrank.gateway.replicas import Slot
+from polyrank.gateway.run import BUSY, DROPPED, OURS, within
 from polyrank.gateway.upstream import RawHeaders, forwarded
 
 T = TypeVar("T")
@@ -75,36 +76,32 @@ class WebSocketFace:
         """A websocket to the replica, which gives a slot to it."""
         entry, wanted = await self._apps.find(caller.scope["path"])
         app = entry.app
-        slots = app.slots
         limit_s = start_limit(caller.header(b"x-fal-request-timeout")) or app.limits.start_timeout_s
+        slot = await within(limit_s, app.take(caller.hint), BUSY, timeout_type="user")
         try:
-            async with asyncio.timeout(limit_s):
-                await app.ready()
-                await slots.acquire()
-        except TimeoutError:
-            raise RequestTimeout(BUSY.format(limit_s), timeout_type="user") from None
-        try:
-            async with await self._connect(app, wanted.path, caller) as upstream:
+            async with await self._connect(app, slot, wanted.path, caller) as upstream:
                 yield upstream
             if upstream.close_code == BROKEN_OFF:
-                await app.check()
+                await slot.check()
         finally:
-            slots.release()
+            slot.release()
 
-    async def _connect(self, app: HostedApp, path: str, caller: _Caller) -> ClientConnection:
+    async def _connect(
+        self, app: HostedApp, slot: Slot, path: str, caller: _Caller
+    ) -> ClientConnection:
         """Opens a websocket to the replica, or to the next one if it was just dying."""
         headers = [*caller.headers(), *place(caller.scope, app.name)]
         headers += self._added_headers(caller.scope)
         may_be_dying = True
         while True:
-            replica = await app.ready()
             try:
                 return await connect(
                     f"ws://localhost{_target(path, caller.scope)}",
-                    host=replica.host,
-                    port=replica.port,
+                    host=slot.replica.upstream.host,
+                    port=slot.replica.upstream.port,
                     additional_headers=[
-                        (name.decode("latin-1"), value.decode("latin-1")) for name, value in headers
+                        (name.decode("latin-1"), value.decode("latin-1"))
+                        for name, value in (*headers, *slot.replica.upstream.added)
                     ],
                     subprotocols=caller.subprotocols() or None,
                     max_size=self._max_bytes,
@@ -117,8 +114,7 @@ class WebSocketFace:
                     close_timeout=CLOSE_TIMEOUT_S,
                 )
             except ConnectionRefusedError:
-                if app.upstream is replica:
-                    app.is_gone()
+                await slot.move()
             except InvalidStatus:
                 raise
             except (OSError, InvalidHandshake) as error:
@@ -127,7 +123,9 @@ class WebSocketFace:
                         f"the replica of {app.name} did not answer: {error}"
                     ) from error
                 may_be_dying = False
-                await app.check()
+                await slot.check()
+                if not slot.replica.is_open:
+                    await slot.move()
 
 
 def _target(path: str, scope: Scope) -> str:
@@ -158,6 +156,12 @@ class _Caller:
     def header(self, name: bytes) -> bytes | None:
         """One of the caller's headers."""
         return next((value for key, value in self.scope["headers"] if key == name), None)
+
+    @property
+    def hint(self) -> str | None:
+        """Which replica it would like."""
+        hint = self.header(b"x-fal-runner-hint")
+        return None if hint is None else hint.decode("latin-1")
 
     def headers(self) -> RawHeaders:
         """What the replica is told."""

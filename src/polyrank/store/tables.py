@@ -205,3 +205,61 @@ key_values = Table(
 )
 
 Index("ix_key_values_expires_at", key_values.c.expires_at)
+
+# What is deployed. An app's name is owner/alias, or owner/alias--environment.
+apps = Table(
+    "apps",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("owner", Text, nullable=False),
+    Column("environment", Text, nullable=False),
+    # The revision that serves; none until the first deployment has succeeded.
+    Column("revision", Text),
+    # What `apps scale` has set, by the option's name; it outlives deployments.
+    Column("scaling", JSON, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+)
+
+revisions = Table(
+    "revisions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("app", Text, ForeignKey(apps.c.name, ondelete="CASCADE"), nullable=False),
+    # Counts up within the app.
+    Column("number", Integer, nullable=False),
+    # What was deployed, with all its options; see deploy/manifest.py.
+    Column("manifest", JSON, nullable=False),
+    Column("code_hash", Text, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    # "deploying", "ready" or "failed", and why.
+    Column("state", Text, nullable=False),
+    Column("error", Text),
+    # What its first replica has told: where it may be called, and the limits in front of it.
+    Column("routes", JSON(none_as_null=True)),
+    Column("limits", JSON(none_as_null=True)),
+    Column("openapi", JSON(none_as_null=True)),
+    UniqueConstraint("app", "number"),
+)
+
+# One row for each replica that was ever started, kept for a while after its end.
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("app", Text, nullable=False),
+    Column("revision", Text, nullable=False),
+    # Which server keeps it running.
+    Column("server", Text, nullable=False),
+    Column("gpus", JSON, nullable=False),
+    # The key that it calls other apps with.
+    Column("key_id", Text),
+    Column("created_at", Double, nullable=False),
+    Column("ready_at", Double),
+    Column("ended_at", Double),
+    Column("reason", Text),
+)
+
+Index("ix_replicas_app_created_at", replicas.c.app, replicas.c.created_at)
+Index("ix_replicas_ended_at", replicas.c.ended_at)

@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 import torch
 from diffusers import StableDiffusionXLPipeline
-from diffusion_workers import MODEL, PROMPT, OnePicture, Painter, Transformers
+from diffusion_workers import MODEL, PROMPT, Painter, Transformers
 
 from polyrank.distributed import DistributedRunner
 from polyrank.errors import WorkerError
@@ -142,16 +142,6 @@ async def test_a_picture_is_the_same_alone_and_in_a_batch(
     # A generator gives the first picture of a batch the noise that it gives a single one.
     batched = await together.invoke({"steps": 4, "num_images_per_prompt": 4})
     assert difference(batched[0], paint(alone)) <= 2
-
-
-async def test_the_worker_of_the_manual_paints_one_picture() -> None:
-    runner = DistributedRunner(OnePicture, world_size=2, device="cpu")
-    await runner.start(model=str(MODEL))
-    try:
-        made = await runner.invoke({"prompt": PROMPT, "steps": 2})
-        assert made["image"].size == (256, 256)
-    finally:
-        await runner.stop()
 
 
 async def test_transformers_are_shared_by_their_batch_and_their_tokens() -> None:

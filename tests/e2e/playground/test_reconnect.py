@@ -11,13 +11,15 @@ from polyrank_program import ROOT
 
 SERVE = """
 import asyncio, sys, uvloop
-from polyrank.cli.platform import Platform
+from pathlib import Path
+from polyrank.app import projects
+from polyrank.cli.platform import Platform, arguments_for
 from polyrank.cli.run import ended_by_signals
-from polyrank.scaler.local import ReplicaArguments
 
 async def main():
     database, app, port = sys.argv[1:]
-    platform = Platform(ReplicaArguments(app), "127.0.0.1", int(port), database_url=database)
+    arguments = arguments_for(projects.find(app, Path.cwd()))
+    platform = Platform(arguments, "127.0.0.1", int(port), database_url=database)
     async with platform.running():
         with ended_by_signals(platform):
             print("serving", flush=True)

@@ -16,15 +16,17 @@ APP = ROOT / "tests" / "programs" / "queue_app.py"
 
 SERVE = """
 import asyncio, signal, sys, uvloop
-from polyrank.cli.platform import Platform
+from pathlib import Path
+from polyrank.app import projects
+from polyrank.cli.platform import Platform, arguments_for
 from polyrank.cli.run import ended_by_signals
 from polyrank.reports import Ready
-from polyrank.scaler.local import ReplicaArguments
 
 async def main():
     database, app, files, port = sys.argv[1:]
     kept = {"database_url": database, "files_url": files or None}
-    platform = Platform(ReplicaArguments(app), "127.0.0.1", int(port), **kept)
+    arguments = arguments_for(projects.find(app, Path.cwd()))
+    platform = Platform(arguments, "127.0.0.1", int(port), **kept)
 
     def on_report(report):
         if isinstance(report, Ready):
@@ -76,7 +78,7 @@ class ServerProcess:
         """The process id of the replica that serves now."""
         [pid] = [
             child.pid
-            for child in psutil.Process(self.process.pid).children()
+            for child in psutil.Process(self.process.pid).children(recursive=True)
             if "polyrank.app.replica" in child.cmdline()
         ]
         return pid

@@ -95,7 +95,7 @@ def processes_of(server: ServerProcess) -> dict[str, list[psutil.Process]]:
     """The processes below a server: its replica, and the replica's ranks."""
     replicas = [
         child
-        for child in psutil.Process(server.process.pid).children()
+        for child in psutil.Process(server.process.pid).children(recursive=True)
         if "polyrank.app.replica" in child.cmdline()
     ]
     below = [child for replica in replicas for child in replica.children(recursive=True)]

@@ -12,7 +12,6 @@ import fal_client
 import fal_client.client
 import httpx
 import msgspec
-import psutil
 import pytest
 from fal_client.client import RealtimeError
 from websockets.asyncio.client import connect
@@ -262,8 +261,7 @@ async def test_a_replica_that_dies_closes_its_sessions_and_the_next_one_serves(
     async with connect(f"{address}/realtime") as socket:
         await socket.send('{"number": 3}')
         assert msgspec.msgpack.decode(await socket.recv()) == {"square": 9}  # type: ignore[arg-type]
-        [replica] = psutil.Process(platform.process.pid).children()
-        replica.send_signal(signal.SIGKILL)
+        os.kill(platform.replica_pid(), signal.SIGKILL)
         with pytest.raises(ConnectionClosedError, match="1012.*the replica has ended"):
             while True:
                 await socket.recv()

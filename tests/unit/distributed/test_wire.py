@@ -13,6 +13,7 @@ TO_RANK = [
         kwargs=wire.Value(b"\x80"),
         device="cuda:1",
         seed=7,
+        store_host="127.0.0.1",
         store_port=1234,
         timeout_s=60,
         threads=2,

@@ -32,7 +32,7 @@ class Hello(App):
 async def address() -> AsyncIterator[str]:
     async with on_a_socket(Hello()) as replica:
         app = HostedApp("local/hello", Limits())
-        app.is_ready(Ready("127.0.0.1", int(replica.rpartition(":")[2]), []))
+        app.is_ready("only", Ready("127.0.0.1", int(replica.rpartition(":")[2]), []))
         apps = Registry()
         apps.add(Entry(app, None))  # type: ignore[arg-type]  # nothing is queued here
         async with on_a_port(WebSocketFace(apps, max_bytes=1000)) as url:

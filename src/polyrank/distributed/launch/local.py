@@ -1,310 +1,252 @@
-"""Ranks on this machine, forked by one fork server per runner."""
+"""Ranks on this machine: forked, spoken to over a socket in a private folder, and shared memory."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
-import select
-import signal
+import shutil
 import socket
-import subprocess
-import sys
+import tempfile
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
-from polyrank.distributed.launch import protocol
-from polyrank.distributed.launch.base import Exit, LineSink
+from polyrank.distributed import arena, devices, wire
+from polyrank.distributed.control import ControlBlock
+from polyrank.distributed.launch.base import Devices, FrameSink, LineSink, RankProcess, Store
+from polyrank.distributed.launch.forks import Forks
 from polyrank.distributed.rankspec import RankSpec
-from polyrank.errors import SetupFailed
+from polyrank.distributed.router import Router
+from polyrank.distributed.transport import collect, place
+from polyrank.errors import NotEnoughDevices
 
 log = logging.getLogger("polyrank.distributed")
 
-# How long a rank's exit status may lag behind its pidfd.
-STATUS_LAG_S = 0.5
-MAX_LINE = 1 << 20
-
-LineHandler = Callable[[str], None]
+# A socket's path has at most 107 bytes.
+LONGEST_FOLDER = 90
 
 
 class LocalLauncher:
-    """The runner's end of its fork server."""
+    """A fork server, a socket and a private folder for them."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._server: subprocess.Popen[bytes] | None = None
-        self._control: socket.socket
-        self._loop: asyncio.AbstractEventLoop
-        self._started: asyncio.Future[protocol.Started]
-        self._output: _Lines
-        self._errors: deque[str] = deque(maxlen=40)
-        self._processes: dict[int, LocalProcess] = {}
-        self._spawning: dict[int, asyncio.Future[None]] = {}
-        self._last_key = 0
+    def __init__(self) -> None:
+        self._folder = _private_folder()
+        self._forks = Forks(self._folder)
+        self._router = Router(f"ipc://{self._folder}/runner", wire.decode_from_rank)
+
+    async def choose_devices(self, wanted: str, groups: int, world_size: int) -> Devices:
+        """The GPUs of this machine, or its CPU where there is none or it is wanted."""
+        ranks = groups * world_size
+        gpus = devices.visible_gpus() if wanted != "cpu" else []
+        if wanted == "auto":
+            wanted = "cuda" if gpus else "cpu"
+            if not gpus:
+                log.info("this machine has no GPU: %d rank(s) run on the CPU", ranks)
+        if wanted == "cuda" and len(gpus) < ranks:
+            raise NotEnoughDevices(
+                f"{groups} group(s) of {world_size} rank(s) need {ranks} GPUs; "
+                f"this machine has {len(gpus)}"
+                + (f" ({', '.join(gpus)})" if gpus else "")
+                + "; ask for fewer ranks, or run on the CPU with device='cpu'",
+                needed=ranks,
+                found=len(gpus),
+            )
+        return Devices(wanted, max(1, len(os.sched_getaffinity(0)) // ranks))
 
     async def start(self) -> dict[str, float]:
-        """Starts the fork server, unless one runs, and waits until it has imported torch."""
-        if self._server is not None and self._server.poll() is None:
-            return {}
-        begun = time.perf_counter()
-        self._loop = asyncio.get_running_loop()
-        self._started = self._loop.create_future()
-        self._spawn_server()
-        self._loop.add_reader(self._control, self._on_message)
-        started = await self._started
-        total = time.perf_counter() - begun
-        return {"spawn_s": total - started.import_s, "import_s": started.import_s}
+        """Starts the fork server, unless it runs."""
+        return await self._forks.start()
 
-    def _spawn_server(self) -> None:
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._control.setblocking(False)
-        read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
-        with theirs:
-            self._server = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-P",  # the folder we happen to be in must not shadow a module
-                    "-m",
-                    "polyrank.distributed.launch.forkserver",
-                    str(theirs.fileno()),
-                    str(self._folder),
-                    str(os.getpid()),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=write_fd,
-                stderr=write_fd,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-                env={**os.environ, "PYTHONPATH": _python_path()},
-            )
-        os.close(write_fd)
-        self._output = _Lines(self._loop, read_fd, self._on_server_line)
+    def link(self, group: int, epoch: int, world_size: int) -> LocalLink:
+        """A link to a whole group."""
+        first = group * world_size
+        return self.partial_link(group, epoch, world_size, range(world_size), first_device=first)
 
-    async def launch(self, spec: RankSpec, on_line: LineSink) -> LocalProcess:
-        """Forks one rank."""
-        self._last_key += 1
-        key = self._last_key
-        out_read, out_write = os.pipe2(os.O_CLOEXEC)
-        err_read, err_write = os.pipe2(os.O_CLOEXEC)
-        process = LocalProcess(
-            self._loop,
-            _Lines(self._loop, out_read, lambda line: on_line("stdout", line)),
-            _Lines(self._loop, err_read, lambda line: on_line("stderr", line)),
-        )
-        self._processes[key] = process
-        self._spawning[key] = self._loop.create_future()
-        descriptors = spec.descriptors()
-        message = protocol.Spawn(key, msgspec.msgpack.encode(spec), list(descriptors))
-        fds = [out_write, err_write, *descriptors.values()]
-        try:
-            socket.send_fds(self._control, [protocol.encode(message)], fds)
-            await self._spawning[key]
-        except OSError as error:
-            raise SetupFailed(f"the process that starts ranks is gone: {error}") from error
-        finally:
-            del self._spawning[key]
-            os.close(out_write)
-            os.close(err_write)
-        return process
+    def partial_link(
+        self,
+        group: int,
+        epoch: int,
+        world_size: int,
+        ranks: Sequence[int],
+        *,
+        first_device: int = 0,
+        host: str = "127.0.0.1",
+        interface: str = "lo",
+    ) -> LocalLink:
+        """A link to those ranks of a group that are on this machine, ``host`` to the others."""
+        link = LocalLink(self._forks, self._router, group, epoch, world_size, ranks)
+        link.first_device, link.host, link.interface = first_device, host, interface
+        return link
 
     async def stop(self) -> None:
-        """Closes the socket, which ends the fork server and with it every rank that is left."""
-        if self._server is not None:
-            await self._end_server(self._server)
-        for process in self._processes.values():
-            process.set_exit(Exit())
-            process.close()
-        self._processes.clear()
+        """Ends the fork server and what is left of its ranks; removes the folder."""
+        await self._forks.stop()
+        self._router.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
-    async def _end_server(self, server: subprocess.Popen[bytes]) -> None:
-        self._loop.remove_reader(self._control)
-        self._control.close()
-        pidfd = os.pidfd_open(server.pid)
-        ended: asyncio.Future[None] = self._loop.create_future()
-        self._loop.add_reader(pidfd, _resolve, ended)
-        await ended
-        self._loop.remove_reader(pidfd)
-        os.close(pidfd)
-        server.wait()
-        self._server = None
-        self._output.close()
 
-    def _on_message(self) -> None:
-        try:
-            data, fds, _, _ = socket.recv_fds(self._control, protocol.MAX_MESSAGE, protocol.MAX_FDS)
-        except BlockingIOError:
-            return
-        except OSError:
-            data, fds = b"", []
-        if not data:
-            return self._on_server_gone()
-        match protocol.decode_from_server(data):
-            case protocol.Started() as started:
-                self._started.set_result(started)
-            case protocol.Spawned(key, pid):
-                self._processes[key].adopt(pid, fds[0])
-                if not self._spawning[key].done():
-                    self._spawning[key].set_result(None)
-            case protocol.Exited(key, status):
-                self._processes.pop(key).set_exit(_exit_of(status))
-            case protocol.Frozen(key, signum):
-                process = self._processes[key]
-                log.warning(
-                    "rank process %d was stopped by %s", process.pid, signal.Signals(signum).name
-                )
+class LocalLink:
+    """Shared memory for large buffers and control words, the runner's socket for the rest."""
 
-    def _on_server_gone(self) -> None:
-        self._loop.remove_reader(self._control)
-        self._control.close()
-        self._output.close()
-        assert self._server is not None
-        error = SetupFailed(
-            "the process that starts ranks ended before it was ready"
-            + "".join(f"\n  {line}" for line in self._errors)
+    host = "127.0.0.1"
+    # All ranks are here: gloo need not resolve the host's name, which fails on many laptops.
+    interface = "lo"
+    first_device = 0
+
+    def __init__(
+        self,
+        forks: Forks,
+        router: Router[wire.FromRank],
+        group: int,
+        epoch: int,
+        world_size: int,
+        ranks: Sequence[int],
+    ) -> None:
+        self._forks = forks
+        self._router = router
+        self._group = group
+        self._epoch = epoch
+        self._world_size = world_size
+        self._ranks = ranks
+        self._memory = SharedMemory(world_size, ranks)
+        self._listener: socket.socket | None = None
+
+    async def open(self) -> Store:
+        """Listens for the rendezvous, where rank 0 is here; rank 0 inherits the socket."""
+        if 0 not in self._ranks:
+            return Store("", 0)
+        self._listener = socket.create_server((self.host, 0), backlog=128)
+        return Store(self.host, self._listener.getsockname()[1])
+
+    async def launch(
+        self, rank: int, environment: Mapping[str, str], on_frame: FrameSink, on_line: LineSink
+    ) -> RankProcess:
+        """Forks one rank."""
+        memory = self._memory
+        here = {
+            "LOCAL_RANK": str(self._ranks.index(rank)),
+            "LOCAL_WORLD_SIZE": str(len(self._ranks)),
+            "GLOO_SOCKET_IFNAME": os.environ.get("GLOO_SOCKET_IFNAME", self.interface),
+        }
+        listener = self._listener if rank == 0 else None
+        spec = RankSpec(
+            address=self._router.address,
+            identity=self._identity(rank),
+            epoch=self._epoch,
+            group=self._group,
+            rank=rank,
+            world_size=self._world_size,
+            environment={**environment, **here},
+            inbox_fd=memory.inbox.fd,
+            outbox_fd=memory.outboxes[rank].fd,
+            control_fd=memory.control.fd,
+            credit_fd=memory.credit_fd,
+            store_fd=-1 if listener is None else listener.fileno(),
         )
-        if not self._started.done():
-            self._started.set_exception(error)
-        for spawning in self._spawning.values():
-            if not spawning.done():
-                spawning.set_exception(error)
-        self._server.wait()
-        self._server = None
-
-    def _on_server_line(self, line: str) -> None:
-        self._errors.append(line)
-        log.debug("fork server: %s", line)
-
-
-class LocalProcess:
-    """One forked rank: its pidfd and its output."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, stdout: _Lines, stderr: _Lines) -> None:
-        self.pid = 0
-        self.exited: asyncio.Future[Exit] = loop.create_future()
-        self._loop = loop
-        self._pidfd = -1
-        self._outputs = (stdout, stderr)
-
-    def adopt(self, pid: int, pidfd: int) -> None:
-        """The process is there."""
-        self.pid = pid
-        self._pidfd = pidfd
-        self._loop.add_reader(pidfd, self._on_pidfd)
-
-    def kill(self) -> None:
-        """Ends the process at once, frozen or not."""
-        if self._pidfd >= 0:
-            try:
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-
-    def drain(self) -> None:
-        """Reads what the rank has written so far."""
-        for output in self._outputs:
-            output.drain()
-
-    def set_exit(self, ended: Exit) -> None:
-        """The process has ended, and how."""
-        if not self.exited.done():
-            self.drain()
-            self.exited.set_result(ended)
-
-    def close(self) -> None:
-        """Closes every descriptor."""
-        self._forget_pidfd()
-        for output in self._outputs:
-            output.close()
-
-    def _on_pidfd(self) -> None:
-        # The exit status comes from the fork server; if that is gone too, nobody knows it.
-        self._forget_pidfd()
-        self._loop.call_later(STATUS_LAG_S, self.set_exit, Exit())
-
-    def _forget_pidfd(self) -> None:
-        if self._pidfd >= 0:
-            self._loop.remove_reader(self._pidfd)
-            os.close(self._pidfd)
-            self._pidfd = -1
-
-
-class _Lines:
-    """Reads a pipe to its end and hands on its lines."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, on_line: LineHandler) -> None:
-        self._loop = loop
-        self._fd = fd
-        self._on_line = on_line
-        self._rest = b""
-        os.set_blocking(fd, False)
-        loop.add_reader(fd, self._read)
-
-    def drain(self) -> None:
-        """Reads all that is there now, and hands on an unfinished last line too."""
-        if self._fd < 0:
-            return
-        while select.select([self._fd], [], [], 0)[0] and self._read():
-            pass
-        self._hand_on_rest()
-
-    def close(self) -> None:
-        """Hands on what is left and closes the pipe."""
-        self.drain()
-        self._end()
-
-    def _read(self) -> bool:
+        self._router.register(spec.identity, on_frame)
         try:
-            data = os.read(self._fd, 1 << 16)
-        except BlockingIOError:
-            return False
-        if not data:
-            self._end()
-            return False
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            self._hand_on(line)
-        if len(self._rest) > MAX_LINE:
-            self._hand_on(self._rest)
-            self._rest = b""
-        return True
+            return await self._forks.launch(spec, on_line)
+        finally:
+            if listener is not None:
+                listener.close()
 
-    def _end(self) -> None:
-        if self._fd < 0:
+    def device(self, kind: str, rank: int) -> str:
+        """GPUs are counted on from the group's first."""
+        return f"cuda:{self.first_device + self._ranks.index(rank)}" if kind == "cuda" else kind
+
+    def send(self, rank: int, frame: wire.ToRank, inline: Sequence[wire.Buffer] = ()) -> None:
+        """Sends a frame to one rank."""
+        self._router.send(self._identity(rank), frame, inline)
+
+    def call(self, frame: wire.Call, buffers: list[wire.Buffer]) -> None:
+        """Sends a call to every rank; large buffers are written to shared memory once."""
+        payload, inline = place(frame.payload.header, buffers, self._memory.inbox)
+        for rank, outbox in self._memory.outboxes.items():
+            released = outbox.take_released()
+            self.send(
+                rank, msgspec.structs.replace(frame, payload=payload, released=released), inline
+            )
+
+    def collect(
+        self, rank: int, places: list[wire.Place], inline: Sequence[wire.Buffer]
+    ) -> list[wire.Buffer]:
+        """The buffers of a value that ``rank`` has sent."""
+        return collect(places, inline, self._memory.outboxes[rank])
+
+    def release(self, offsets: list[int]) -> None:
+        """A rank no longer uses these blocks of the payload."""
+        self._memory.inbox.release(offsets)
+
+    def give_credits(self, call: int, consumed: int) -> None:
+        """Tells rank 0 how far the stream has been read."""
+        self._memory.control.give_credits(call, consumed)
+        self._memory.wake()
+
+    def cancel(self, call: int) -> None:
+        """Cancels ``call``, and wakes rank 0 if it waits for the stream's reader."""
+        self._memory.control.cancel(call)
+        self._memory.wake()
+
+    def halt(self, call: int) -> int:
+        """The first half of ``cancel``: the furthest step that a rank here has passed."""
+        furthest = self._memory.control.halt(call)
+        self._memory.wake()
+        return furthest
+
+    def leave_at(self, call: int, step: int) -> None:
+        """The second half: the step at which all leave."""
+        self._memory.control.leave_at(call, step)
+
+    def measure_idle(self, on_idle: Callable[[float], None]) -> None:
+        """Tells for how long some rank has made no progress."""
+        on_idle(time.monotonic() - self._memory.control.latest_progress_s(self._ranks))
+
+    def close(self) -> None:
+        """Frees the memory, but for what readers still hold."""
+        for rank in self._ranks:
+            self._router.forget(self._identity(rank))
+        if self._listener is not None:
+            self._listener.close()
+        self._memory.close()
+
+    def _identity(self, rank: int) -> bytes:
+        return f"{self._group}.{rank}.{self._epoch}".encode()
+
+
+class SharedMemory:
+    """What the ranks of one epoch on one machine share with whoever forked them."""
+
+    def __init__(self, world_size: int, ranks: Sequence[int]) -> None:
+        self.inbox = arena.Arena(arena.create_fd("inbox"), readers=len(ranks))
+        self.outboxes = {
+            rank: arena.ArenaReader(arena.create_fd(f"outbox{rank}")) for rank in ranks
+        }
+        self.control = ControlBlock(arena.create_fd("control"), world_size)
+        self.credit_fd = os.eventfd(0, os.EFD_CLOEXEC)
+        self._closed = False
+
+    def wake(self) -> None:
+        """Wakes rank 0 if it waits for the stream's reader."""
+        os.eventfd_write(self.credit_fd, 1)
+
+    def close(self) -> None:
+        """Frees all of it. Closing twice is fine."""
+        if self._closed:
             return
-        self._loop.remove_reader(self._fd)
-        os.close(self._fd)
-        self._fd = -1
-        self._hand_on_rest()
-
-    def _hand_on_rest(self) -> None:
-        rest, self._rest = self._rest, b""
-        if rest:
-            self._hand_on(rest)
-
-    def _hand_on(self, line: bytes) -> None:
-        # A progress bar redraws its line with carriage returns: the last state is the line.
-        text = line.decode(errors="backslashreplace").rstrip("\r").rpartition("\r")[2]
-        if text:
-            self._on_line(text)
+        self._closed = True
+        self.inbox.close()
+        self.control.close()
+        os.close(self.credit_fd)
+        for outbox in self.outboxes.values():
+            outbox.close()
 
 
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-def _exit_of(status: int) -> Exit:
-    if os.WIFSIGNALED(status):
-        return Exit(signal=signal.Signals(os.WTERMSIG(status)).name)
-    return Exit(code=os.waitstatus_to_exitcode(status))
-
-
-def _python_path() -> str:
-    """The fork server finds polyrank where this process did."""
-    own = str(Path(__file__).resolve().parents[3])
-    inherited = os.environ.get("PYTHONPATH")
-    return os.pathsep.join([own, inherited]) if inherited else own
+def _private_folder() -> Path:
+    """A folder for the runner's socket, of mode 0700 and with a path that a socket may have."""
+    folder = Path(tempfile.mkdtemp(prefix="polyrank-"))
+    if len(os.fsencode(folder)) > LONGEST_FOLDER:
+        folder.rmdir()
+        folder = Path(tempfile.mkdtemp(prefix="polyrank-", dir="/tmp"))
+    return folder

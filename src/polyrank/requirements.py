@@ -1,11 +1,13 @@
-"""Whether this environment has what an app asks for."""
+"""What an app asks for, and whether this environment has it."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
+from pathlib import Path
 
 from packaging.markers import Marker
 from packaging.requirements import InvalidRequirement, Requirement
@@ -19,7 +21,90 @@ VALUED = {
 }
 EDITABLE = ("-e", "--editable")
 OURS = ("fal", "polyrank")
+FILES = ("-r", "--requirement", "-c", "--constraint")
+FOLDERS = ("-f", "--find-links")
 _URL = re.compile(r"(?:git|hg|svn|bzr)\+\S+|https?://\S+|file:\S+")
+_ARCHIVE = (".whl", ".tar.gz", ".zip")
+
+
+def layers(requirements: list[str] | list[list[str]]) -> tuple[tuple[str, ...], ...]:
+    """The layers in their order, without empty lines and comments; a plain list is one layer."""
+    nested = [[each] if isinstance(each, str) else each for each in requirements]
+    if requirements and all(isinstance(each, str) for each in requirements):
+        nested = [[line for layer in nested for line in layer]]
+    plain = (tuple(filter(None, map(_uncommented, layer))) for layer in nested)
+    return tuple(layer for layer in plain if layer)
+
+
+def without_ours(layer: Iterable[str]) -> tuple[list[str], set[str]]:
+    """The lines but those that name polyrank or what it stands for, and the extras they ask for."""
+    kept, extras = [], set()
+    for line in layer:
+        try:
+            wanted = Requirement(line)
+        except InvalidRequirement:
+            kept.append(line)
+            continue
+        name = canonicalize_name(wanted.name)
+        if name not in OURS:
+            kept.append(line)
+        elif name == "polyrank":
+            extras |= wanted.extras
+    return kept, extras
+
+
+def local_paths(lines: Iterable[str], folder: Path) -> list[str]:
+    """The files and folders that the lines name, and those named in files that they include.
+
+    As they are written; they are relative to ``folder``, as an installer has them.
+    """
+    found: dict[str, None] = {}
+    waiting = list(lines)
+    while waiting:
+        option, value = _split(waiting.pop(0))
+        if (path := _path_of(option, value)) is None or path in found:
+            continue
+        found[path] = None
+        if option in FILES and (folder / path).is_file():
+            waiting += _lines_of(folder / path, folder)
+    return list(found)
+
+
+def _lines_of(file: Path, folder: Path) -> Iterator[str]:
+    """The lines of an included file; what those include in turn is relative to the file."""
+    for line in file.read_text(errors="replace").splitlines():
+        option, value = _split(_uncommented(line))
+        if option in FILES and _path_of(option, value) is not None:
+            value = os.path.relpath(file.parent / value, folder)
+        yield f"{option} {value}".strip()
+
+
+def _split(line: str) -> tuple[str, str]:
+    """An option and its value; of a requirement, nothing and the requirement."""
+    if not line.startswith("-"):
+        return "", line
+    option, _, value = line.replace("=", " ", 1).partition(" ")
+    return option, value.strip()
+
+
+def _path_of(option: str, value: str) -> str | None:
+    if option in (*FILES, *FOLDERS):
+        return None if not value or "://" in value else value
+    if option and option not in EDITABLE:
+        return None
+    place = re.split(r"\s+;|\s--", value)[0].strip()
+    place = re.sub(r"^[\w.-]+(\[[^]]*\])?\s*@\s*", "", place)  # NAME @ PLACE
+    if place.startswith("file:"):
+        return place.removeprefix("file:").removeprefix("//").split("#")[0]
+    place = re.sub(r"\[[^]]*\]$", "", place)
+    if "://" in place:
+        return None
+    is_path = place.startswith((".", "/", "~")) or "/" in place or place.endswith(_ARCHIVE)
+    return place if is_path and " " not in place else None
+
+
+def _uncommented(line: str) -> str:
+    return re.sub(r"(^|\s)#.*$", "", line).strip()
 
 
 def differences(requirements: list[str] | list[list[str]]) -> list[str]:
@@ -37,7 +122,7 @@ def _requirement_lines(requirements: list[str] | list[list[str]]) -> Iterator[st
     is_value = False
     for layer in requirements:
         for line in [layer] if isinstance(layer, str) else layer:
-            line = re.sub(r"(^|\s)#.*$", "", line).strip()
+            line = _uncommented(line)
             option, _, value = line.partition(" ")
             if not line.startswith("-"):
                 if line and not is_value:

@@ -1,0 +1,1 @@
+"""The scaling policy over traces of requests, beside an oracle that knows them in advance."""

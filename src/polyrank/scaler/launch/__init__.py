@@ -1,0 +1,1 @@
+"""Where replicas are started: on this machine, or on a Ray cluster."""

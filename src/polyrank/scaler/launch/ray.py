@@ -1,0 +1,378 @@
+"""Replicas on the machines of a Ray cluster: each beside an actor, which outlives the server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from polyrank import reports
+from polyrank.distributed.launch.ray import connect
+from polyrank.errors import PolyrankError
+from polyrank.scaler.environments import EnvironmentSpec
+from polyrank.scaler.launch.base import Ended, LaunchFailed, ReplicaSpec, Waiting
+from polyrank.scaler.node import Node, Package, Piece, end_of_log, keep_piece, pack
+
+log = logging.getLogger("polyrank.scaler")
+
+# Where a replica has not been given a place for so long, it is said what is missing.
+PATIENCE_S = 3.0
+PREFIX = "replica-"
+# What the end of the log gets to arrive once its replica has ended.
+LAST_LINES_S = 5.0
+News = reports.Report | Waiting | Ended
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """How replicas are placed and kept.
+
+    ``namespace`` holds one server's replicas: servers that share a cluster need different ones.
+    ``node_folder`` is where, on each machine, files and environments are kept. ``linger_s`` is how
+    long a replica runs on with no server there.
+    """
+
+    namespace: str = "polyrank"
+    node_folder: Path = Path("/tmp/polyrank-node")
+    linger_s: float = 600.0
+    cpus: float = 1.0
+
+
+class ReplicaActor:
+    """On the replica's machine: starts it, tells of it, and ends it if no server comes."""
+
+    def __init__(self, spec: ReplicaSpec, cluster: Cluster) -> None:
+        self._spec = spec
+        self._linger_s = cluster.linger_s
+        self._node = Node(cluster.node_folder)
+        self._replica: Any = None
+        self._known: dict[type, News] = {}
+        self._followers: set[asyncio.Queue[News]] = set()
+        self._starting: asyncio.Task[None] | None = None
+        self._lease: asyncio.TimerHandle | None = None
+
+    async def spec(self) -> ReplicaSpec:
+        """What was started; also says that the actor is there."""
+        return self._spec
+
+    async def start(self, package: Package, data: list[Any]) -> None:
+        """Starts the replica; ``follow`` tells how that goes. ``data`` refers to the archive."""
+
+        async def fetch() -> bytes:
+            archive: bytes = await data[0]
+            return archive
+
+        self._starting = asyncio.create_task(self._run(package, fetch))
+
+    async def renew(self) -> None:
+        """A server is there."""
+        if self._lease is not None:
+            self._lease.cancel()
+        loop = asyncio.get_running_loop()
+        self._lease = loop.call_later(self._linger_s, self._end_alone)
+
+    async def follow(self) -> AsyncIterator[News]:
+        """What is known so far, and what follows until the end."""
+        queue: asyncio.Queue[News] = asyncio.Queue()
+        for known in self._known.values():
+            queue.put_nowait(known)
+        self._followers.add(queue)
+        try:
+            while True:
+                news = await queue.get()
+                yield news
+                if isinstance(news, Ended):
+                    return
+        finally:
+            self._followers.discard(queue)
+
+    async def log(self, position: int) -> AsyncIterator[Piece]:
+        """The replica's log from ``position`` on, until it has ended."""
+        async for piece in self._node.log(position):
+            yield piece
+
+    async def end(self, *, at_once: bool) -> None:
+        """Ends the replica; ``follow`` tells when it has ended."""
+        if self._replica is None:
+            if self._starting is not None:
+                self._starting.cancel()
+            self._tell(Ended("it was asked to end before it ran", 128 + signal.SIGTERM))
+        elif at_once:
+            self._replica.kill()
+        else:
+            await self._replica.terminate()
+
+    async def _run(self, package: Package, fetch: Callable[[], Awaitable[bytes]]) -> None:
+        host = ray.util.get_node_ip_address()
+        address = ray.get_runtime_context().gcs_address
+        spec = replace(
+            self._spec,
+            host=host,
+            # Those that Ray has chosen are in our environment, which the replica inherits.
+            gpus=None if self._spec.num_gpus else (),
+            environment={"RAY_ADDRESS": address, **self._spec.environment},
+        )
+        try:
+            self._replica = await self._node.start(
+                spec, package, fetch, lambda what: self._tell(Waiting(what))
+            )
+        except (PolyrankError, OSError) as error:
+            return self._tell(Ended(str(error), 1))
+        async for news in self._replica.follow():
+            self._tell(news)
+
+    def _tell(self, news: News) -> None:
+        if not isinstance(news, reports.Line):
+            self._known[type(news)] = news
+        if not isinstance(news, Waiting | reports.Line):
+            self._known.pop(Waiting, None)
+        for queue in self._followers:
+            queue.put_nowait(news)
+
+    def _end_alone(self) -> None:
+        self._lease = None
+        self._ending = asyncio.create_task(self._end_and_leave())
+
+    async def _end_and_leave(self) -> None:
+        log.warning("no server has been there for replica %s: ending it", self._spec.id)
+        await self.end(at_once=False)
+        ray.actor.exit_actor()
+
+
+class RayLauncher:
+    """Starts replicas on the cluster; ``folder`` is where this server keeps their logs.
+
+    ``environment_of`` tells which environment a replica's machine is to build, None for the one
+    that the machine has.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        cluster: Cluster | None = None,
+        environment_of: Callable[[ReplicaSpec], EnvironmentSpec | None] = lambda spec: None,
+    ) -> None:
+        self.folder = folder
+        self._cluster = cluster or Cluster()
+        self._environment_of = environment_of
+        self._handles: dict[str, RayHandle] = {}
+
+    async def start(self, spec: ReplicaSpec) -> RayHandle:
+        """Asks for a place; ``follow`` tells of the waiting, too."""
+        await asyncio.to_thread(connect)
+        try:
+            code_hash, data = await asyncio.to_thread(pack, spec.folder)
+            archive = await asyncio.to_thread(ray.put, data)
+            actor, placed = await asyncio.to_thread(self._place, spec)
+        except (OSError, RayError) as error:
+            raise LaunchFailed(f"no replica can be placed: {error}") from error
+        package = Package(code_hash, self._environment_of(spec))
+        actor.start.remote(package, [archive])
+        return self._add(RayHandle(spec, actor, self._cluster, placed, archive))
+
+    async def recover(self) -> list[RayHandle]:
+        """Those that a server before us, of the same namespace, has left."""
+        await asyncio.to_thread(connect)
+        return [self._add(handle) for handle in await asyncio.to_thread(self._find)]
+
+    async def close(self, *, keep: bool) -> None:
+        """Lets them go: with ``keep`` they run on, without it they are ended first."""
+        handles = list(self._handles.values())
+        if not keep:
+            await asyncio.gather(*(handle.terminate() for handle in handles))
+        await asyncio.gather(*(handle.let_go() for handle in handles))
+
+    def _place(self, spec: ReplicaSpec) -> tuple[Any, Any]:
+        share = {"CPU": self._cluster.cpus, "GPU": float(spec.num_gpus)}
+        bundles = [{kind: count for kind, count in share.items() if count}]
+        name = PREFIX + spec.id
+        placed = placement_group(bundles, "STRICT_PACK", name=name, lifetime="detached")
+        actor = (
+            ray.remote(ReplicaActor)
+            .options(
+                name=name,
+                namespace=self._cluster.namespace,
+                lifetime="detached",
+                num_cpus=self._cluster.cpus,
+                num_gpus=spec.num_gpus,
+                max_restarts=0,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(placed, 0),
+            )
+            .remote(spec, self._cluster)
+        )
+        return actor, placed
+
+    def _find(self) -> list[RayHandle]:
+        found = []
+        for each in ray.util.list_named_actors(all_namespaces=True):
+            if each["namespace"] != self._cluster.namespace or not each["name"].startswith(PREFIX):
+                continue
+            with contextlib.suppress(ValueError, RayError):  # it is just ending
+                actor = ray.get_actor(each["name"], each["namespace"])
+                spec = ray.get(actor.spec.remote())
+                placed = ray.util.get_placement_group(each["name"])
+                found.append(RayHandle(spec, actor, self._cluster, placed))
+        return found
+
+    def _add(self, handle: RayHandle) -> RayHandle:
+        self._handles[handle.spec.id] = handle
+        handle.listen(self.folder / handle.spec.id, lambda: self._handles.pop(handle.spec.id))
+        return handle
+
+
+class RayHandle:
+    """A replica on the cluster, as its actor tells of it."""
+
+    pid: int | None = None  # it runs on another machine
+
+    def __init__(
+        self, spec: ReplicaSpec, actor: Any, cluster: Cluster, placed: Any, archive: Any = None
+    ) -> None:
+        self.spec = spec
+        self._actor = actor
+        self._cluster = cluster
+        self._placed = placed
+        self._archive = archive  # kept until the replica's machine has fetched it
+        self._known: dict[type, News] = {}
+        self._followers: set[asyncio.Queue[News | None]] = set()
+        self._over = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._is_placed = False
+        self._why = ""
+
+    def listen(self, folder: Path, on_over: Callable[[], object]) -> None:
+        """Hears what the actor tells, until the end; keeps the log in ``folder``."""
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        create = asyncio.get_running_loop().create_task
+        self._tasks = [
+            create(self._listen(on_over), name=f"replica-{self.spec.id}"),
+            create(self._renew(), name=f"lease-{self.spec.id}"),
+            create(self._copy_log(folder), name=f"log-{self.spec.id}"),
+        ]
+
+    async def follow(self) -> AsyncIterator[News]:
+        """What is known so far, and what follows until the end."""
+        queue: asyncio.Queue[News | None] = asyncio.Queue()
+        for known in self._known.values():
+            queue.put_nowait(known)
+        self._followers.add(queue)
+        try:
+            while (news := await queue.get()) is not None:
+                yield news
+                if isinstance(news, Ended):
+                    return
+        finally:
+            self._followers.discard(queue)
+
+    async def terminate(self) -> None:
+        """Ends it in order; its actor sees to it that it ends. One without a place gives up."""
+        self._end(at_once=False)
+        await self._over.wait()
+
+    def kill(self) -> None:
+        """Ends it at once."""
+        self._end(at_once=True)
+
+    async def let_go(self) -> None:
+        """Hears no more of it; those who follow are sent away."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for queue in self._followers:
+            queue.put_nowait(None)
+
+    def _end(self, *, at_once: bool) -> None:
+        if self._is_placed:
+            self._actor.end.remote(at_once=at_once)
+        elif not self._over.is_set():
+            self._why = "it was asked to end before it had a place in the cluster"
+            ray.kill(self._actor)
+
+    async def _listen(self, on_over: Callable[[], object]) -> None:
+        warning = asyncio.get_running_loop().call_later(PATIENCE_S, self._tell_shortage)
+        try:
+            await self._actor.spec.remote()
+            warning.cancel()
+            self._is_placed = True
+            ended = await self._hear()
+        except RayError as error:
+            ended = Ended(self._why or f"it was lost: {_first_line(error)}", 128 + signal.SIGKILL)
+        finally:
+            warning.cancel()
+        await self._clean_up()
+        self._over.set()
+        self._publish(ended)
+        on_over()
+
+    async def _hear(self) -> Ended:
+        async for coming in self._actor.follow.options(num_returns="streaming").remote():
+            news: News = await coming
+            if isinstance(news, Ended):
+                return news
+            if isinstance(news, reports.Loaded):
+                self._archive = None
+            self._publish(news)
+        return Ended("its actor fell silent", 128 + signal.SIGKILL)
+
+    async def _renew(self) -> None:
+        """Tells the actor that a server is there, as long as there is an actor."""
+        with contextlib.suppress(RayError):
+            while True:
+                await self._actor.renew.remote()
+                await asyncio.sleep(self._cluster.linger_s / 3)
+
+    async def _copy_log(self, folder: Path) -> None:
+        """Keeps the log here, too: its machine may go."""
+        with contextlib.suppress(RayError):
+            position = end_of_log(folder)
+            async for coming in self._actor.log.options(num_returns="streaming").remote(position):
+                keep_piece(folder, await coming)
+
+    async def _clean_up(self) -> None:
+        """The replica has ended: so may the actor, once we have the end of the log."""
+        _, renewing, copying = self._tasks
+        renewing.cancel()
+        await asyncio.wait([copying], timeout=LAST_LINES_S)
+        copying.cancel()
+        await asyncio.to_thread(ray.kill, self._actor)
+        await asyncio.to_thread(remove_placement_group, self._placed)
+
+    def _publish(self, news: News) -> None:
+        if not isinstance(news, reports.Line):
+            self._known[type(news)] = news
+        if not isinstance(news, Waiting | reports.Line):
+            self._known.pop(Waiting, None)
+        for queue in self._followers:
+            queue.put_nowait(news)
+
+    def _tell_shortage(self) -> None:
+        reason = shortage(self.spec, self._cluster)
+        log.warning("replica %s of %s waits: it %s", self.spec.id, self.spec.app, reason)
+        self._publish(Waiting(reason))
+
+
+def shortage(spec: ReplicaSpec, cluster: Cluster) -> str:
+    """What is asked for, and what there is."""
+    there, free = ray.cluster_resources(), ray.available_resources()
+    wanted = {"GPU": spec.num_gpus, "CPU": cluster.cpus}
+    kinds = [
+        f"{count:g} {kind}s on one machine (the cluster has {there.get(kind, 0):g}, free are "
+        f"{free.get(kind, 0):g})"
+        for kind, count in wanted.items()
+        if count
+    ]
+    return f"asks for {' and '.join(kinds)}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
