@@ -161,8 +161,9 @@ def write_checkpoint(args: argparse.Namespace) -> None:
         return
     import torch
 
-    pipeline, _ = random_sdxl(torch.device(args.device))
+    pipeline, preview = random_sdxl(torch.device(args.device))
     pipeline.save_pretrained(args.checkpoint)
+    preview.save_pretrained(Path(args.checkpoint).with_name("taesdxl"))
 
 
 def table(starts: dict[str, dict[str, Any]], args: argparse.Namespace) -> str:

@@ -144,7 +144,7 @@ async def stream(runner: DistributedRunner, payload: dict[str, Any]) -> float:
 def table(rows: Sequence[Scaled], args: argparse.Namespace) -> str:
     """The rows as Markdown, the fewest ranks first."""
     rows = sorted(rows, key=lambda row: row.ranks)
-    one = rows[0]
+    one, is_sdxl = rows[0], args.model == "random"
     lines = [
         f"{args.device}, {args.model}, {args.size}x{args.size}, {args.steps} steps with guidance, "
         f"previews every {args.every} steps; medians of {args.repeats}",
@@ -156,9 +156,9 @@ def table(rows: Sequence[Scaled], args: argparse.Namespace) -> str:
     ]
     for row in rows:
         share = one.wall_s / row.wall_s  # each rank paints one picture per request
-        floor = row.ranks / floor_s(args.steps, args.size)
+        floor = f"{row.ranks / floor_s(args.steps, args.size):.2f}" if is_sdxl else ""
         lines.append(
-            f"| {row.ranks} | {row.ranks / row.wall_s:.2f} | {share:.3f} | {floor:.2f} "
+            f"| {row.ranks} | {row.ranks / row.wall_s:.2f} | {share:.3f} | {floor} "
             f"| {row.previews_s:.3f} | {row.previews_s / one.wall_s:.3f} "
             f"| {row.tail_s * 1e3:.1f} |"
         )
