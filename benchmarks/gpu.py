@@ -66,7 +66,7 @@ class Bench:
         return [str(count) for count in powers if count <= self.args.ranks]
 
     def reference(self, name: str) -> dict[str, float] | None:
-        """Seconds of the tutorial's worker on a runner: None if it is not installed, {} if it fails."""
+        """Seconds of the tutorial's worker on a runner; None: not installed, {}: it failed."""
         args = self.args
         python = (
             os.environ.get("REFERENCE_PYTHON", sys.executable) if name == "fal" else sys.executable
