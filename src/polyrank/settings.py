@@ -26,6 +26,7 @@ class EngineSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="POLYRANK_", frozen=True, extra="ignore")
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    launcher: Literal["local", "ray"] = "local"
 
 
 class DiffusionSettings(BaseSettings):

@@ -8,6 +8,7 @@ from starlette.routing import BaseRoute, Route
 from polyrank.gateway.accounts import Accounts
 from polyrank.gateway.deployments import Deployments
 from polyrank.gateway.downloads import Downloads
+from polyrank.gateway.metrics import Metrics
 from polyrank.gateway.openapi import DEPLOYMENTS, ServerDocument, document
 from polyrank.gateway.outbox import Outbox
 from polyrank.gateway.pages import Pages
@@ -67,6 +68,7 @@ def test_every_route_is_in_the_document_and_nothing_else() -> None:
         Downloads(ANYBODY, NOBODY),
         Values(NOBODY, NOBODY, on_change=NOBODY),
         Pages(NOBODY, NOBODY),
+        Metrics(NOBODY, NOBODY),
     ):
         served |= listed(part.routes())
     assert said == served | set(QUEUE)
