@@ -120,6 +120,21 @@ class ServerSettings(BaseSettings):
         return value
 
 
+class ReplicaSettings(BaseSettings):
+    """How a server keeps the replicas on its machine (``POLYRANK_REPLICA_…``)."""
+
+    model_config = SettingsConfigDict(env_prefix="POLYRANK_REPLICA_", frozen=True, extra="ignore")
+
+    # How long one runs on while no server is there.
+    linger_s: float = Field(default=600.0, ge=0)
+    # How large a file of its log gets, and how many there are of it.
+    log_bytes: int = Field(default=8 * 2**20, ge=4096)
+    log_files: int = Field(default=4, ge=1)
+    # How long, and how many of, those that have ended are kept with their logs.
+    keep_s: float = Field(default=7 * 24 * 3600.0, ge=0)
+    keep_count: int = Field(default=200, ge=0)
+
+
 class ActivationSettings(BaseSettings):
     """The sockets that systemd has opened for us (``LISTEN_…``, set by it)."""
 

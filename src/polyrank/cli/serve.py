@@ -26,10 +26,10 @@ from polyrank.logs import configure
 from polyrank.scaler.environments import Environments
 from polyrank.scaler.gpus import Elsewhere, Inventory
 from polyrank.scaler.launch.base import Launcher
-from polyrank.scaler.launch.local import LocalLauncher
+from polyrank.scaler.launch.local import Keeping, LocalLauncher
 from polyrank.scaler.logs import Logs
 from polyrank.serving import Serving, base_url, listen, serving
-from polyrank.settings import FileSettings, ServerSettings
+from polyrank.settings import FileSettings, ReplicaSettings, ServerSettings
 from polyrank.store.keys import Scope
 
 # What requests get at the end of the server.
@@ -109,7 +109,7 @@ class Installation:
 
     def _launcher(self, folder: Path, staging: Staging) -> Launcher:
         if not self._on_cluster:
-            return LocalLauncher(folder)
+            return LocalLauncher(folder, Keeping.of(ReplicaSettings()))
         # Imported only where it is asked for: it need not be installed anywhere else.
         ray = importlib.import_module("polyrank.scaler.launch.ray")
         # The replicas of this data folder, and no other server's.
