@@ -14,9 +14,10 @@ HEAD = """\
 # The scaling policy over traces of requests
 
 By `make bench-scaling`: `polyrank.scaler.policy.decide` in a simulated world with a simulated
-clock, so it is the same on every machine. A replica is ready {startup:g} s after its start. *Cost* is in replica-seconds, start-ups included, as a multiple of the oracle's,
-which knows every request in advance and with the fewest replica-seconds lets none wait; whoever
-lets requests wait may be cheaper than it. *Waits* are until a replica works on the request.
+clock, so it is the same on every machine. A replica is ready {startup:g} s after its start. *Cost*
+is in replica-seconds, start-ups included, as a multiple of the oracle's, which knows every request
+in advance and with the fewest replica-seconds lets none wait; whoever lets requests wait may be
+cheaper than it. *Waits* are until a replica works on the request.
 
 Requests come at random times, and take an exponentially distributed time of the mean that is
 named. docs/scaling.md says what the options mean; those that are not named have their

@@ -10,6 +10,21 @@ import msgspec
 TOKEN_HEADER = b"x-polyrank-replica"
 
 
+class HealthCheck(msgspec.Struct, frozen=True):
+    """How a replica's health is judged: by calling ``path``. Times are in seconds.
+
+    Failures in the start period count only once a call has succeeded. Unless it is called
+    ``regularly``, an answer of the app has to ask for it.
+    """
+
+    path: str
+    method: str = "POST"
+    start_period_s: float = 30.0
+    timeout_s: float = 5.0
+    failure_threshold: int = 3
+    regularly: bool = True
+
+
 class Limits(msgspec.Struct, frozen=True):
     """Of an app's options, those that hold in front of it. Times are in seconds."""
 
@@ -21,6 +36,7 @@ class Limits(msgspec.Struct, frozen=True):
     retries: dict[str, int] = {}
     auth: str | None = None
     grace_s: float = 5.0
+    health: HealthCheck | None = None
 
 
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):

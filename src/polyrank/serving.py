@@ -121,6 +121,11 @@ class Serving(uvicorn.Server):
         """Waits for the end. uvicorn's own looks ten times a second, and for the Date header."""
         await self._ending.wait()
 
+    def stop_listening(self) -> None:
+        """Takes no more connections; those that are there are served on."""
+        for server in self.servers:
+            server.close()
+
     def end(self, *, at_once: bool = False) -> None:
         """Takes no more requests; waits for those that run unless ``at_once``."""
         self.force_exit = self.force_exit or at_once

@@ -62,6 +62,15 @@ class ServerSettings(BaseSettings):
 
     data_dir: Path = Field(default_factory=_data_dir)
     database_url: str | None = None
+    # Where replicas run: on this machine, or on those of a Ray cluster.
+    launcher: Literal["local", "ray"] = "local"
+    # On each machine of a cluster: where apps' files and environments are kept.
+    node_dir: Path = Path("/tmp/polyrank-node")
+    # Under which address the replicas reach the server, if they are on other machines.
+    url: str | None = None
+    # How many replicas without GPUs may run at once, an app of machine type S being one; None is
+    # the number of cores.
+    slots: int | None = Field(default=None, gt=0)
     # How many requests may wait for one app.
     max_queued: int = Field(default=100_000, gt=0)
     auth: Literal["loopback", "always"] = "loopback"

@@ -39,7 +39,7 @@ def rows(text: str) -> list[list[str]]:
 
 
 def test_every_command_has_a_section_and_every_section_a_command() -> None:
-    sections = re.findall(r"^##+ polyrank ([\w ]+)$", PAGES["cli.md"], re.MULTILINE)
+    sections = re.findall(r"^##+ polyrank ([\w -]+)$", PAGES["cli.md"], re.MULTILINE)
     assert sorted(sections) == sorted(COMMANDS)
 
 

@@ -16,7 +16,8 @@ _ATTRIBUTE = "__polyrank_endpoint__"
 class HealthCheck:
     """How a replica's health is judged by calling the endpoint that carries this.
 
-    None stands for the default: 30 s, 5 s, 3 failures, regularly, POST.
+    None stands for the default: 30 s, 5 s, 3 failures, regularly. An endpoint is called with POST,
+    whatever ``method`` says.
     """
 
     start_period_seconds: float | None = None

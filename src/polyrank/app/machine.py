@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from polyrank.app.options import AppOptions
 from polyrank.errors import NotEnoughDevices
+from polyrank.machines import machines
 
 
 def gpus_wanted(options: AppOptions, ranks: int | None = None) -> int:
     """How many GPUs an app asks for: ``ranks``, its ``num_gpus``, or one by its machine type."""
-    if ranks is not None:
-        return ranks
-    if options.num_gpus is not None:
-        return options.num_gpus
-    types = options.machine_type
-    first = types if isinstance(types, str) else (types or [""])[0]
-    return 1 if first.startswith("GPU") else 0
+    return machines(options.machine_type, options.num_gpus, ranks)[0].gpus
 
 
 def notice(options: AppOptions, ranks: int | None, device: str, gpus: list[str]) -> str | None:

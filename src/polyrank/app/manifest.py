@@ -8,26 +8,13 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from polyrank.app.options import NAMES, AppOptions, AuthMode, checked, suggestion
+from polyrank.app.options import IN_TABLE_ONLY, NAMES, AppOptions, AuthMode, checked, suggestion
 from polyrank.errors import AppError
 
 # Options that the table names otherwise, and keys that only a platform's scheduler reads.
 RENAMED = {"auth": "app_auth", "name": "app_name"}
-OPTIONS = (NAMES - set(RENAMED.values()) - {"host_kwargs", "image"}) | set(RENAMED)
+OPTIONS = (NAMES | IN_TABLE_ONLY) - {*RENAMED.values(), "host_kwargs", "image"} | set(RENAMED)
 IGNORED = frozenset({"_scheduler", "_scheduler_options"})
-
-
-class HealthCheckTable(BaseModel):
-    """``health_check``: how a replica's health is judged from outside."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    path: str
-    start_period_seconds: float | None = None
-    timeout_seconds: float | None = None
-    failure_threshold: int | None = None
-    call_regularly: bool | None = None
-    method: str | None = None
 
 
 class ImageTable(BaseModel):
@@ -61,7 +48,6 @@ class AppTable(BaseModel):
     auth: AuthMode | None = None
     deployment_strategy: Literal["recreate", "rolling"] | None = None
     team: str | None = None
-    health_check: HealthCheckTable | None = None
     app_scale_settings: bool | None = None
     no_scale: bool | None = None
 

@@ -35,6 +35,19 @@ class RetryConfig:
         return {name: {"retries": times} for name, times in vars(self).items() if times is not None}
 
 
+class HealthCheckTable(BaseModel):
+    """``health_check`` in pyproject.toml: how a replica's health is judged from outside."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    start_period_seconds: float | None = Field(default=None, ge=0)
+    timeout_seconds: float | None = Field(default=None, gt=0)
+    failure_threshold: int | None = Field(default=None, ge=1)
+    call_regularly: bool | None = None
+    method: Literal["GET", "POST"] | None = None
+
+
 class AppOptions(BaseModel):
     """What a user may set as a class attribute or class keyword of an ``App``.
 
@@ -80,6 +93,7 @@ class AppOptions(BaseModel):
     secrets: list[str] | None = None
     data_mounts: list[str] | None = None
     resolver: str | None = None
+    health_check: HealthCheckTable | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -90,7 +104,9 @@ class AppOptions(BaseModel):
         return self
 
 
-NAMES = frozenset(AppOptions.model_fields)
+# Set in pyproject.toml only; on a class, the name is free for what the author likes.
+IN_TABLE_ONLY = frozenset({"health_check"})
+NAMES = frozenset(AppOptions.model_fields) - IN_TABLE_ONLY
 
 
 def read_options(

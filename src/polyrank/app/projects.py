@@ -12,7 +12,7 @@ from typing import Any
 from polyrank import modules
 from polyrank.app.app import App
 from polyrank.app.manifest import read_table
-from polyrank.app.options import AppOptions, checked
+from polyrank.app.options import IN_TABLE_ONLY, AppOptions, checked
 from polyrank.errors import AppError
 
 
@@ -75,7 +75,7 @@ def load(ref: AppRef) -> type[App]:
     cls = _only_app(ref, vars(module), module.__name__)
     options = {name: getattr(cls.options, name) for name in cls.options.model_fields_set}
     cls.options = checked(f"options of {cls.__name__}", AppOptions, options | dict(ref.options))
-    for name in ref.options:
+    for name in ref.options.keys() - IN_TABLE_ONLY:
         setattr(cls, name, getattr(cls.options, name))
     return cls
 

@@ -25,6 +25,7 @@ import uvicorn
 from polyrank import logs, reports, requirements
 from polyrank.app import machine, projects
 from polyrank.app.app import App
+from polyrank.app.health import health_check_of
 from polyrank.app.options import AppOptions, RetryConfig
 from polyrank.app.output import Reporter, mark_logs, report_output
 from polyrank.app.process import KEEP_ALIVE_S, AppServer
@@ -71,7 +72,7 @@ class ReplicaServer(AppServer):
             self._reporter.send(reports.Ready(self.config.host, port, listed, self._token))
 
 
-def limits_of(options: AppOptions) -> reports.Limits:
+def limits_of(options: AppOptions, health: reports.HealthCheck | None = None) -> reports.Limits:
     """The options that hold in front of the app."""
     config = options.retry_config
     wanted = config.to_dict() if isinstance(config, RetryConfig) else config or {}
@@ -85,6 +86,7 @@ def limits_of(options: AppOptions) -> reports.Limits:
         retries=retries | {condition: 0 for condition in options.skip_retry_conditions or ()},
         auth=options.app_auth,
         grace_s=DEFAULT_GRACE_S if grace is None else grace,
+        health=health,
     )
 
 
@@ -140,7 +142,7 @@ def _serve(args: argparse.Namespace) -> None:
     os.environ["FAL_APP_NAME"] = str(cls.app_name)
     reporter = Reporter(args.report_fd)
     report_output(reporter, is_marked=args.marked)
-    limits = limits_of(cls.options)
+    limits = limits_of(cls.options, health_check_of(cls))
     reporter.send(reports.Loaded(str(cls.app_name), limits))
     try:
         app = cls()

@@ -25,7 +25,7 @@ from starlette.routing import WebSocketRoute
 from starlette.types import Receive, Scope, Send
 
 from polyrank import logs
-from polyrank.app import context, schema
+from polyrank.app import context, metrics, schema
 from polyrank.app.answers import (
     describe_error,
     error_response,
@@ -103,6 +103,7 @@ def build(app: App, storage: Storage | None = None) -> FastAPI:
     if not any(endpoint.path == "/health" for endpoint in type(app).endpoints.values()):
         api.add_api_route("/health", health, methods=["GET"], include_in_schema=False)
     api.add_route("/openapi.json", _schema_route(api), include_in_schema=False)
+    api.add_route(metrics.PATH, metrics.serve, methods=["GET"], include_in_schema=False)
     api.add_route(FILES_ROUTE + "/{token}/{name}", _files_route(files), include_in_schema=False)
     api.add_api_websocket_route("/{path:path}", _no_websocket)
     api.add_exception_handler(HTTPException, on_http_exception)

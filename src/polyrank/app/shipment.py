@@ -79,8 +79,10 @@ def _place(path: Path, root: Path) -> str:
 
 
 def _plain(options: AppOptions) -> dict[str, Any]:
-    """The options that are set, as JSON has them."""
-    given = options.model_dump(exclude_unset=True, exclude_none=True, exclude={"image"})
+    """The options that are set, as JSON has them, but for the requirements."""
+    given = options.model_dump(
+        exclude_unset=True, exclude_none=True, exclude={"image", "requirements"}
+    )
     if options.image is not None:
         given["image"] = type(options.image).__name__
     if "retry_config" in given and not isinstance(options.retry_config, dict):

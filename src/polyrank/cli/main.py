@@ -11,7 +11,7 @@ from typing import Annotated, Optional
 import typer
 
 from polyrank import __version__
-from polyrank.cli import access
+from polyrank.cli import access, fleet
 
 app = typer.Typer(
     name="polyrank",
@@ -23,7 +23,10 @@ app = typer.Typer(
 )
 
 
-for group in (access.keys, access.auth, access.profile):
+for group in (
+    *(fleet.apps, fleet.runners, fleet.queue),
+    *(access.keys, access.auth, access.profile),
+):
     app.add_typer(group)
 
 
@@ -76,6 +79,23 @@ def run(
             tls=tls,
         )
     )
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = 8080,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Speak https, with a certificate of our own.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show phases and more.")] = False,
+) -> None:
+    """Serve what is deployed here, and keep it running."""
+    command = importlib.import_module("polyrank.cli.serve")
+    sys.exit(command.serve(host=host, port=port, tls=tls, verbose=verbose))
+
+
+app.command()(fleet.deploy)
 
 
 @app.command()

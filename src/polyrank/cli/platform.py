@@ -240,5 +240,6 @@ class Platform:
             self._app = None
         if self._app is None:
             self._app = self._server.host(name, report.limits)
+            self._server.apps.settle()
         self._app.limits = report.limits
         self._app.is_starting(ONLY)

@@ -9,8 +9,10 @@ import os
 import shutil
 import tarfile
 import tempfile
+import time
+import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -22,6 +24,7 @@ from polyrank.settings import BundleSettings
 CHUNK_BYTES = 2**20
 # What a member may take beside its content: headers, a long name, padding.
 MEMBER_BYTES = 2**14
+KEPT_S = 3600.0
 # 2001-09-09: an archive of files without dates is refused by some tools.
 MTIME = 1_000_000_000
 
@@ -68,6 +71,7 @@ def unpack(
     """
     target = folder / _checked_hash(code_hash)
     if target.is_dir():
+        os.utime(target)
         return target
     folder.mkdir(parents=True, exist_ok=True)
     place = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=folder))
@@ -88,6 +92,23 @@ def unpack(
     finally:
         shutil.rmtree(place, ignore_errors=True)
     return target
+
+
+def sweep(folder: Path, in_use: Collection[str], kept_s: float = KEPT_S) -> list[str]:
+    """Removes the bundles that nobody uses and that were not unpacked just now; their hashes.
+
+    What a killed server has left half unpacked goes too.
+    """
+    removed = []
+    for place in folder.glob("*"):
+        if place.name in in_use or place.stat().st_mtime > time.time() - kept_s:
+            continue
+        # Under its name a bundle is whole, so it is moved away first.
+        gone = folder / f".unpacking-{uuid.uuid4().hex}"
+        place.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+        removed.append(place.name)
+    return removed
 
 
 class _CodeHash:
@@ -193,8 +214,10 @@ def _make_links(folder: Path, links: list[tuple[Path, str]]) -> None:
     inside = folder.resolve()
     for path, leads in links:
         try:
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                path.stat()
             is_inside = not os.path.isabs(leads) and path.resolve().is_relative_to(inside)
-        except (OSError, RuntimeError):  # a loop
+        except OSError:  # a loop
             is_inside = False
         if not is_inside:
             raise BundleError(f"the link {path.relative_to(folder)} leaves the bundle: {leads}")

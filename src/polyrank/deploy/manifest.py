@@ -30,10 +30,11 @@ Strategy = Literal["rolling", "recreate"]
 class Manifest(BaseModel):
     """An app as it is deployed.
 
-    ``ref`` is ``FILE::Class`` with the file relative to the bundle, ``module`` its dotted name if
+    ``ref`` is ``FILE[::Class]`` with the file relative to the bundle, ``module`` its dotted name if
     it is in a package. ``options`` are those of the class that are set, with those of its table in
-    pyproject.toml. Local paths in ``requirements`` are relative to ``requirements_context``, a
-    folder of the bundle. ``environment`` is None for the app's main one.
+    pyproject.toml, without the requirements, which stand beside them in layers. Local paths in
+    ``requirements`` are relative to ``requirements_context``, a folder of the bundle.
+    ``environment`` is None for the app's main one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,6 +67,11 @@ class Manifest(BaseModel):
         if self.options.get("image") is not None:
             raise ValueError(f"an image: {_VIRTUAL_ONLY}")
         return self
+
+    @property
+    def replica_options(self) -> dict[str, Any]:
+        """The options for a replica: what is required is in its environment, and not looked for."""
+        return {**self.options, "requirements": []}
 
     def to_header(self) -> str:
         """The manifest as the value of the header ``x-polyrank-deploy``."""

@@ -105,6 +105,11 @@ class Blobs:
             max_concurrency=CHUNKS_AT_ONCE,
         )
 
+    async def size(self, key: str) -> int:
+        """How many bytes a blob has. Raises FilesUnavailable if it is not there."""
+        with _translated(self.url):
+            return int((await obstore.head_async(self._store, key))["size"])
+
     async def read(self, key: str, start: int, end: int) -> AsyncIterator[bytes]:
         """The bytes from ``start`` up to ``end``, as fast as they are taken."""
         if start == end:

@@ -66,6 +66,8 @@ class Dispatcher:
         self._running: dict[str, _Running] = {}
         self._cancelled: set[str] = set()
         self._some_run = asyncio.Event()
+        self._none_run = asyncio.Event()
+        self._none_run.set()
         self._cancels = asyncio.Event()  # another server may have cancelled what runs here
         self._work = asyncio.Event()  # some request may be there to take
         self._due = _Due()
@@ -81,6 +83,11 @@ class Dispatcher:
         if due_in_s is not None:
             self._due.note(time.time() + due_in_s)
         self._work.set()
+        self._app.on_demand()
+
+    async def idle(self) -> None:
+        """Waits until the replicas work on no request of the queue."""
+        await self._none_run.wait()
 
     def take_no_more(self) -> None:
         """Takes no more leases; what runs goes on."""
@@ -90,6 +97,7 @@ class Dispatcher:
     def note_foreign_change(self, id: str) -> None:
         """Another server changed a request: there may be work to take, or one of ours to stop."""
         self._work.set()
+        self._app.on_demand()
         if (running := self._running.get(id)) is not None and not running.task.done():
             self._cancels.set()
 
@@ -148,6 +156,7 @@ class Dispatcher:
         task = tasks.create_task(self._serve(leased, progress, slot))
         self._running[leased.id] = _Running(leased, task, progress)
         self._some_run.set()
+        self._none_run.clear()
         self._due.note(leased.until)
         self._notices.publish(leased.id)
         self._notices.publish(self._app.name)  # the others of the queue have moved up
@@ -164,6 +173,7 @@ class Dispatcher:
                     self._due.note(due)
                 # After looking: what paused and is due by now is not in that time any more.
                 self._work.set()
+                self._app.on_demand()
             except StoreUnavailable as error:
                 log.error("%s; trying again", error)
                 self._due.note(time.time() + STORE_PAUSE_S)
@@ -192,6 +202,7 @@ class Dispatcher:
             del self._running[leased.id]
             if not self._running:
                 self._some_run.clear()
+                self._none_run.set()
             self._cancelled.discard(leased.id)
             slot.release()
             self._notices.publish(leased.id)

@@ -32,6 +32,7 @@ class Filing:
 
     def __init__(self, database: Database, url: str, *, max_bytes: int) -> None:
         files, key_values, blobs = Files(database), KeyValues(database), Blobs(url)
+        self.blobs = blobs
         self._permits = Permits(database)
         self._sweeper = Sweeper(files, blobs, key_values)
         noted = self._sweeper.note_change

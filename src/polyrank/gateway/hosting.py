@@ -8,6 +8,7 @@ from typing import Any
 
 from polyrank.errors import ReplicaUnreachable
 from polyrank.gateway.replicas import HostedReplica, Replicas, Slot
+from polyrank.gateway.traffic import Traffic
 from polyrank.gateway.upstream import Upstream
 from polyrank.reports import Limits, Loading, Ready
 
@@ -25,25 +26,30 @@ class ReplicaDown(ReplicaUnreachable):
 class HostedApp:
     """One app behind its name (``local/hello``), and the replicas that serve it.
 
-    ``on_change`` is called when those who wait may have another reason to, ``on_demand`` when
-    somebody begins to wait for a place, ``on_lost`` with the id of a replica that does not listen
-    any more.
+    ``on_change`` is called when those who wait may have another reason to. Whoever keeps the
+    replicas sets ``on_demand``, called when somebody may have to wait for a place, ``on_lost``,
+    with the id of a replica that does not listen any more, ``on_unfit``, of one that has answered
+    that it cannot go on, and ``census``, which tells the state and machine type of each.
     """
 
     def __init__(
-        self,
-        name: str,
-        limits: Limits,
-        on_change: Callable[[], None] = lambda: None,
-        on_demand: Callable[[], None] = lambda: None,
-        on_lost: Callable[[str], None] = lambda id: None,
+        self, name: str, limits: Limits, on_change: Callable[[], None] = lambda: None
     ) -> None:
         self.name = name
         self.limits = limits
         self.routes: list[dict[str, Any]] = []
-        self.replicas = Replicas(on_demand, self._is_lost)
-        self.on_demand = on_demand
-        self.on_lost = on_lost
+        # Its OpenAPI document, for when no replica runs.
+        self.openapi = b""
+        self.replicas = Replicas(
+            on_demand=lambda: self.on_demand(),
+            on_lost=self._is_lost,
+            on_unfit=lambda replica: self.on_unfit(replica.id),
+        )
+        self.on_demand: Callable[[], None] = lambda: None
+        self.on_lost: Callable[[str], None] = lambda id: None
+        self.on_unfit: Callable[[str], None] = lambda id: None
+        self.census: Callable[[], list[tuple[str, str]]] = self._count_replicas
+        self.traffic = Traffic()
         self._on_change = on_change
         self._starting: dict[str, str] = {}  # what the start of each is at
         self._failure = ""
@@ -64,9 +70,9 @@ class HostedApp:
             self._without = why
             self._on_change()
 
-    def is_starting(self, id: str) -> None:
-        """A replica begins to load the app."""
-        self._starting[id] = STARTING
+    def is_starting(self, id: str, what: str = STARTING) -> None:
+        """A replica is on its way; ``what`` it is at."""
+        self._starting[id] = what
         self._failure = ""
         self._on_change()
 
@@ -95,6 +101,10 @@ class HostedApp:
         if self._has_failed:
             self.replicas.fail(self._down())
         self._on_change()
+
+    def _count_replicas(self) -> list[tuple[str, str]]:
+        serving = ["running" if each.running else "idle" for each in self.replicas]
+        return [(state, "") for state in [*("pending" for _ in self._starting), *serving]]
 
     def close(self) -> None:
         """Closes the connections to the replicas."""

@@ -153,6 +153,8 @@ class Queue:
             ),
             max_queued=_max_queued(request),
         )
+        if submitted.created:
+            queued.app.traffic.note_received(request.method)
         queued.dispatcher.note_change(start_timeout_s)
         return queued, submitted, ahead
 

@@ -12,6 +12,9 @@ from polyrank.errors import ReplicaUnreachable
 from polyrank.gateway.upstream import Exchange, RawHeaders, Refused, Upstream
 
 HINTS = b"x-fal-runner-hints"
+CHECK = b"x-fal-runner-health-check"
+# What an app answers that cannot go on: the GPU has failed, say.
+UNFIT = 503
 # How long a replica may take to show that it is still there.
 CHECK_S = 2.0
 
@@ -28,6 +31,8 @@ class HostedReplica:
     # When it last worked on a request, on the monotonic clock; None if it never did.
     used_at: float | None = None
     is_open: bool = True
+    # Called when an answer of it asks for its health check.
+    on_check: Callable[[], None] | None = None
     emptied: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -51,16 +56,18 @@ class Replicas:
     """Gives places to those who ask, in the order in which they asked.
 
     ``on_demand`` is called when somebody has to wait, ``on_lost`` with a replica at whose address
-    nobody listens any more.
+    nobody listens any more, and ``on_unfit`` with one that has answered 503.
     """
 
     def __init__(
         self,
         on_demand: Callable[[], None] = lambda: None,
         on_lost: Callable[[HostedReplica], None] = lambda replica: None,
+        on_unfit: Callable[[HostedReplica], None] = lambda replica: None,
     ) -> None:
         self._on_demand = on_demand
         self._on_lost = on_lost
+        self.on_unfit = on_unfit
         self._serving: dict[str, HostedReplica] = {}
         self._waiters: dict[_Waiter, None] = {}  # in their order
         self._opened = asyncio.Event()
@@ -75,6 +82,11 @@ class Replicas:
     def is_open(self) -> bool:
         """Whether any of them takes requests, now or when it is less busy."""
         return self._opened.is_set()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether no replica takes another request now."""
+        return not any(each.is_free for each in self._serving.values())
 
     @property
     def places(self) -> int:
@@ -226,8 +238,10 @@ class Slot:
             except Refused:
                 await self.move()  # nothing was sent: the request is for the next replica
             else:
-                if len(self._replicas) > 1:
-                    self._note_hints(exchange.headers)
+                if len(self._replicas) > 1 or self.replica.on_check is not None:
+                    self._note_headers(exchange.headers)
+                if exchange.status == UNFIT and self._weight:
+                    self._replicas.on_unfit(self.replica)
                 return exchange
 
     @contextlib.asynccontextmanager
@@ -268,9 +282,12 @@ class Slot:
             self._is_taken = False
             self._replicas.give_back(self.replica, self._weight, was_used=was_used)
 
-    def _note_hints(self, headers: RawHeaders) -> None:
+    def _note_headers(self, headers: RawHeaders) -> None:
+        """What the replica tells about itself."""
         for name, value in headers:
-            if name.lower() == HINTS:
+            lower = name.lower()
+            if lower == HINTS:
                 listed = (each.strip() for each in value.decode("latin-1").split(","))
                 self.replica.hints = frozenset(each for each in listed if each)
-                return
+            elif lower == CHECK and self.replica.on_check is not None:
+                self.replica.on_check()

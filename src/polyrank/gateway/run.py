@@ -33,6 +33,8 @@ ASKING = ("GET", "HEAD", "OPTIONS")
 # secrets, or ours to set.
 DROPPED = HOP_BY_HOP | {b"authorization", b"cookie", b"x-fal-request-id"}
 OURS = b"x-polyrank-"
+# The status of a call whose caller did not wait for its answer.
+GONE = 499
 BUSY = "the app was busy for {:g} s, as long as the caller would wait"
 LATE = "the request did not end within {:g} s; its work has been stopped"
 
@@ -84,6 +86,8 @@ class _Call:
         self._id = self.header(b"x-fal-request-id") or os.urandom(16).hex().encode()
         self._begun = False
         self._is_stream = False
+        self._status = GONE
+        self._slot_at: float | None = None
 
     def header(self, name: bytes) -> bytes | None:
         """One of the caller's headers."""
@@ -93,15 +97,32 @@ class _Call:
         """Waits for a slot, then passes the replica's answer on at the caller's pace."""
         if self._scope["method"] in ASKING:
             return await self._forward(app, await app.take(weight=0), below, body)
+        app.traffic.note_received(self._scope["method"])
+        came = time.monotonic()
+        try:
+            await self._work(app, below, body)
+        except PolyrankError as error:
+            self._status = error.status
+            raise
+        finally:
+            self._note_end(app, came)
+
+    async def _work(self, app: HostedApp, below: str, body: bytes) -> None:
         limit_s = start_limit(self.header(b"x-fal-request-timeout")) or app.limits.start_timeout_s
         slot = await within(limit_s, app.take(self._hint), BUSY, timeout_type="user")
-        begun = time.monotonic()
+        self._slot_at = begun = time.monotonic()
         try:
             work = self._forward(app, slot, below, body)
             await within(app.limits.request_timeout_s, work, LATE)
         finally:
             slot.release()
         app.note_duration(time.monotonic() - begun)
+
+    def _note_end(self, app: HostedApp, came: float) -> None:
+        now, begun = time.monotonic(), self._slot_at
+        waited_s = (now if begun is None else begun) - came
+        ran_s = None if begun is None else now - begun
+        app.traffic.note_completed(self._scope["method"], self._status, waited_s, ran_s)
 
     @property
     def _hint(self) -> str | None:
@@ -116,6 +137,7 @@ class _Call:
             exchange = await slot.send(self._scope["method"], self._target(below), headers, body)
             try:
                 await self._pass_on(exchange)
+                self._status = exchange.status
             finally:
                 exchange.release()
         except ReplicaDown:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -19,7 +19,7 @@ from polyrank import reports
 from polyrank.errors import PolyrankError, StoreUnavailable
 from polyrank.gateway import gate, pages, signatures, tokens
 from polyrank.gateway.accounts import Accounts
-from polyrank.gateway.addresses import find_target
+from polyrank.gateway.addresses import Target, find_target
 from polyrank.gateway.answers import error_answer, routing_answer
 from polyrank.gateway.bounds import Bounds
 from polyrank.gateway.callers import Callers
@@ -29,8 +29,9 @@ from polyrank.gateway.filing import Filing
 from polyrank.gateway.framed import FramedCalls
 from polyrank.gateway.gate import Access, Gate
 from polyrank.gateway.hosting import HostedApp
+from polyrank.gateway.metrics import Metrics
 from polyrank.gateway.notices import Notices
-from polyrank.gateway.openapi import ServerDocument
+from polyrank.gateway.openapi import DEPLOYMENTS, ServerDocument
 from polyrank.gateway.outbox import Outbox
 from polyrank.gateway.pages import Pages
 from polyrank.gateway.queue import Queue
@@ -45,7 +46,7 @@ from polyrank.store import changes
 from polyrank.store.database import Database
 from polyrank.store.keys import Keys
 from polyrank.store.migrations import upgrade
-from polyrank.store.requests import Requests
+from polyrank.store.requests import Changed, Requests
 from polyrank.store.signing import SigningKeys
 from polyrank.store.webhooks import Webhooks
 
@@ -74,7 +75,7 @@ class Server:
         webhook_schedule: Schedule | None = None,
     ) -> None:
         settings = settings or ServerSettings()
-        self._owner = uuid.uuid4().hex
+        self.id = uuid.uuid4().hex
         self.database = Database(database_url)
         upgrade(self.database)
         self._keys_database = self.database
@@ -85,8 +86,11 @@ class Server:
         self.apps = Registry()
         self._add_gate(settings)
         self._add_webhooks(settings.webhook_networks, webhook_schedule)
+        self.metrics = Metrics(self.apps, self.requests)
         self.bounds = Bounds(self.requests, settings.max_queued)
         self.notices = Notices()
+        # Another server has changed what is deployed of an app, or perhaps of any.
+        self.on_deployed: Callable[[str], None] = lambda app: None
         self._tasks: asyncio.TaskGroup | None = None
         self._dispatching: dict[str, asyncio.Task[None]] = {}
 
@@ -106,7 +110,10 @@ class Server:
     def _add_webhooks(self, networks: tuple[str, ...], schedule: Schedule | None) -> None:
         """Who is told how requests end; the requests themselves, as they ring for it."""
         self.requests = Requests(
-            self.database, origin=self._owner, on_webhook=lambda: self.deliveries.wake()
+            self.database,
+            origin=self.id,
+            on_webhook=lambda: self.deliveries.wake(),
+            on_end=self._note_end,
         )
         self.webhooks = Webhooks(self.database)
         signer = Signer(SigningKeys(self.database).get("webhooks", signatures.new_key))
@@ -124,10 +131,9 @@ class Server:
         app = HostedApp(name, limits, on_change=lambda: self.notices.publish(name))
         is_shared = self.database.dialect == "postgresql"
         dispatcher = Dispatcher(
-            self.requests, app, self.notices, owner=self._owner, is_shared=is_shared
+            self.requests, app, self.notices, owner=self.id, is_shared=is_shared
         )
         self.apps.add(Entry(app, dispatcher))
-        self.apps.settle()
         if self._tasks is not None:
             self._dispatching[name] = self._tasks.create_task(dispatcher.run())
         return app
@@ -143,6 +149,13 @@ class Server:
         for entry in self.apps:
             entry.dispatcher.take_no_more()
         self.notices.close()
+
+    async def finish(self, limit_s: float) -> None:
+        """Waits until the queued requests that run have ended, but no longer than ``limit_s``."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                for entry in self.apps:
+                    await entry.dispatcher.idle()
 
     def add_line(self, line: reports.Line) -> None:
         """A replica printed a line for a request."""
@@ -160,7 +173,7 @@ class Server:
                 self._tasks = tasks
                 followers = [
                     tasks.create_task(
-                        changes.follow(self.database, self._owner, self._note_foreign_change)
+                        changes.follow(self.database, self.id, self._note_foreign_change)
                     ),
                     tasks.create_task(self._sweep()),
                     tasks.create_task(self.deliveries.run()),
@@ -179,8 +192,18 @@ class Server:
             await asyncio.to_thread(self.database.close)
             await asyncio.to_thread(self._keys_database.close)
 
+    def _note_end(self, ended: Changed) -> None:
+        """This server has ended a request of the queue."""
+        if (entry := self.apps.get(ended.app)) is not None and ended.status is not None:
+            traffic = entry.app.traffic
+            traffic.note_completed("POST", ended.status, ended.waited_s, ended.ran_s)
+
     def _note_foreign_change(self, id: str, app: str) -> None:
         """Another server of this database changed a request; with no id, perhaps many."""
+        if id in ("", changes.DEPLOYED):
+            self.on_deployed(app)
+        if id == changes.DEPLOYED:
+            return
         self.notices.publish(id)
         for entry in self.apps:
             if app in ("", entry.app.name):
@@ -196,8 +219,9 @@ class Server:
             await asyncio.sleep(SWEEP_EVERY_S)
 
 
-def build(server: Server) -> ASGIApp:
-    """The ASGI application; its lifespan is the server's."""
+def build(server: Server, deploying: Sequence[BaseRoute] = ()) -> ASGIApp:
+    """The ASGI application; its lifespan is the server's. ``deploying`` are the routes of what is
+    deployed, where anything can be."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -222,8 +246,10 @@ def build(server: Server) -> ASGIApp:
     own = Starlette(
         routes=[
             Route("/health", health),
-            *ServerDocument().routes(),
+            *ServerDocument(*((DEPLOYMENTS,) if deploying else ())).routes(),
+            *deploying,
             *server.accounts.routes(),
+            *server.metrics.routes(),
             *server.outbox.routes(),
             *server.filing.routes(),
             *Pages(server.apps, server.gate.lets_in).routes(),
@@ -260,8 +286,15 @@ def build(server: Server) -> ASGIApp:
         scope = {**scope, "path": path, "face_prefix": target.prefix, "state": state}
         if target.query is not None:
             scope["query_string"] = target.query
-        if scope["type"] == "websocket":
+        if scope["type"] == "websocket" and not _is_own_socket(target):
             return await (framed if target.face == "ws" else websockets)(scope, receive, send)
         await faces.get(target.face, own)(scope, receive, send)
 
     return open_to_browsers(by_face)
+
+
+def _is_own_socket(target: Target) -> bool:
+    """Whether a websocket leads to a replica's shell, and not to an app."""
+    return (target.face, target.path.rpartition("/")[2]) == ("", "exec") and (
+        target.path.startswith("/runners/")
+    )

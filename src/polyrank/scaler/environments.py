@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
@@ -13,14 +14,16 @@ import sys
 import sysconfig
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from polyrank import requirements
+from polyrank.deploy.manifest import Manifest
 from polyrank.errors import BuildFailed
 from polyrank.scaler import wheel
 from polyrank.scaler.filelock import FileLock
@@ -44,6 +47,17 @@ class EnvironmentSpec:
     context: Path | None = None
     compile_bytecode: bool = False
     fresh: str = ""
+
+    @classmethod
+    def of(cls, manifest: Manifest, bundle: Path, fresh: str = "") -> Self:
+        """What an app asks for whose bundle was unpacked into a folder."""
+        return cls(
+            [list(layer) for layer in manifest.requirements],
+            manifest.python_version,
+            bundle / manifest.requirements_context,
+            bool(manifest.options.get("compile_bytecode")),
+            fresh,
+        )
 
 
 @dataclass(frozen=True)
@@ -89,7 +103,7 @@ class Environments:
         self._building = self._folder / ".building"
         self._uv = Uv(self._folder / ".cache", self._folder / ".pythons", pip or PipSettings())
 
-    async def build(self, spec: EnvironmentSpec) -> AsyncIterator[BuildLine | Built]:
+    async def build(self, spec: EnvironmentSpec) -> AsyncGenerator[BuildLine | Built, None]:
         """The lines of the build as they come, then what was built or was there.
 
         Whoever stops early uses ``contextlib.aclosing``: the build ends then. Raises BuildFailed.
@@ -176,7 +190,7 @@ class Environments:
         try:
             if (found := self.find(layer.key)) is None:
                 base = await self._ensure(below, spec, wanted, tell) if below else None
-                found = await self._make(layer, base, spec, wanted, lock, tell)
+                found = await self._make(layer, base, spec, wanted, tell)
             os.utime(self._folder / layer.key / RECORD)
             return found
         finally:
@@ -188,7 +202,6 @@ class Environments:
         base: Built | None,
         spec: EnvironmentSpec,
         wanted: str | None,
-        lock: FileLock,
         tell: Callable[[str], None],
     ) -> Built:
         """Builds the layer on its base in a place of its own, then moves it to its name."""
@@ -200,7 +213,7 @@ class Environments:
             if base is None:
                 create = ["venv", "--relocatable", "--no-project", "--python"]
                 arguments = [*create, wanted or sys.executable, str(place)]
-                await self._uv.run(arguments, tell, folder=context, held_fd=lock.fileno)
+                await self._uv.run(arguments, tell, folder=context)
             else:
                 await asyncio.to_thread(_link_copy, base.python.parents[1], place)
             await self._uv.run(
@@ -208,10 +221,13 @@ class Environments:
                 tell,
                 folder=context,
                 text="\n".join(layer.lines),
-                held_fd=lock.fileno,
             )
             (place / RECORD).write_text(json.dumps({"asked": layer.lines, "on": base and base.key}))
             await asyncio.to_thread(self._put, place, layer.key)
+        except OSError as error:
+            raise BuildFailed(
+                f"the environment cannot be kept in {self._folder}: {error}"
+            ) from error
         finally:
             await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
         tell(f"built in {time.monotonic() - began:.1f} s")
@@ -323,7 +339,8 @@ def _content(path: Path) -> str:
     for file in [path] if path.is_file() else sorted(path.rglob("*")):
         if file.is_file() and not {".git", "__pycache__"} & set(file.parts):
             total.update(f"{file.relative_to(path)}\0{file.stat().st_size}\0".encode())
-            total.update(file.read_bytes())
+            with file.open("rb") as opened:
+                total.update(hashlib.file_digest(opened, "sha256").digest())
     return total.hexdigest()
 
 
@@ -333,12 +350,18 @@ def _digest(*parts: str) -> str:
 
 def _link_copy(source: Path, target: Path) -> None:
     """A copy whose files are hard links. Installers replace files and do not write into them."""
-    shutil.copytree(source, target, symlinks=True, copy_function=os.link)
+    shutil.copytree(source, target, symlinks=True, copy_function=_link)
     # Written anew for the copy.
     (target / RECORD).unlink()
+
+
+def _link(source: str, target: str) -> None:
+    # What runs there writes bytecode by way of temporary files.
+    with contextlib.suppress(FileNotFoundError):
+        os.link(source, target)
 
 
 def _packages(environment: Path) -> set[str]:
     """The names of the packages in it."""
     found = environment.glob("lib/python*/site-packages/*.dist-info")
-    return {canonicalize_name(folder.name.rpartition("-")[0]) for folder in found}
+    return {canonicalize_name(folder.stem.rpartition("-")[0]) for folder in found}

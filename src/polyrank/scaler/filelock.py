@@ -10,20 +10,11 @@ from pathlib import Path
 
 
 class FileLock:
-    """An advisory lock on a file. The operating system frees it when its holder is gone.
-
-    A process that is given ``fileno`` holds it too, until it ends.
-    """
+    """An advisory lock on a file. The operating system frees it when its holder is gone."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._fd: int | None = None
-
-    @property
-    def fileno(self) -> int:
-        """The descriptor that stands for the lock while it is held."""
-        assert self._fd is not None, "the lock is not held"
-        return self._fd
 
     def try_acquire(self) -> bool:
         """Takes the lock if nobody has it."""
@@ -42,8 +33,9 @@ class FileLock:
             self._fd = await _wait(self._open())
 
     def release(self) -> None:
-        """Gives the lock back; processes that were given it may still hold it."""
-        os.close(self.fileno)
+        """Gives the lock back."""
+        assert self._fd is not None, "the lock is not held"
+        os.close(self._fd)
         self._fd = None
 
     def _open(self) -> int:

@@ -199,7 +199,7 @@ class Keeper:
         self._why = why
         self._note(why)
         self._signal(signal.SIGTERM)
-        late_s = 2 * self._grace_s + 5
+        late_s = 2 * self._grace_s + self._order["late_s"]
         too_late = f"{why}, and killed when it had not after {late_s:g} s"
         self._set_deadline("grace", late_s, lambda: self._kill(too_late))
 

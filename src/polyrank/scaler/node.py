@@ -91,7 +91,9 @@ class Node:
         tell("building the app's environment")
         environments = Environments(self._folder / "environments")
         python = sys.executable
-        async for line in environments.build(replace(wanted, context=code)):
+        async for line in environments.build(
+            replace(wanted, context=code / (wanted.context or "."))
+        ):
             if isinstance(line, Built):
                 python = str(line.python)
         return python

@@ -60,6 +60,8 @@ class Failures:
 
     in_a_row: int = 0
     last_at: float = -math.inf
+    accidents: int = 0
+    """Those in a row of replicas that had been ready: the first of them costs no pause."""
 
     @property
     def delay_s(self) -> float:
@@ -79,7 +81,12 @@ class Failures:
         if ready_for_s is not None and ready_for_s >= PROVEN_S:
             return Failures(0, now)
         is_long_ago = now > self.retry_at + LONGEST_FAILURE_DELAY_S
-        return Failures(1 if is_long_ago else self.in_a_row + 1, now)
+        before = Failures() if is_long_ago else self
+        if ready_for_s is None:
+            return Failures(before.in_a_row + 1, now, before.accidents)
+        if before.accidents == 0:
+            return Failures(before.in_a_row, now, 1)
+        return Failures(before.in_a_row + 1, now, before.accidents + 1)
 
 
 class Mode(StrEnum):
@@ -238,7 +245,7 @@ def _stops(
     # One that waits for its place has cost nothing yet.
     stop = crew.pending[: max(0, crew.alive - target)]
     surplus: list[Replica] = []
-    next_at = None
+    ends: dict[str, float] = {}
     # Only ready ones count as surplus: those that are starting up may fail.
     if surplus_since is not None:
         ends = {each.id: each.expires_at(scaling.keep_alive, surplus_since) for each in crew.free}
@@ -246,11 +253,11 @@ def _stops(
         surplus = by_end[: crew.ready - target]
         expired = sum(ends[each.id] <= seen.now for each in surplus)
         stop += surplus[: max(expired, seen.claimed)]
-        next_at = min((ends[each.id] for each in surplus if each not in stop), default=None)
     if (limit := scaling.max_concurrency) is not None:
         above = max(0, crew.alive - len(stop) - limit)
         rest = [*crew.pending, *crew.starting, *surplus]
         stop += [each for each in rest if each not in stop][:above]
+    next_at = min((ends[each.id] for each in surplus if each not in stop), default=None)
     return tuple(each.id for each in stop), next_at
 
 

@@ -58,19 +58,17 @@ class Uv:
         *,
         folder: Path,
         text: str = "",
-        held_fd: int | None = None,
     ) -> None:
         """Runs ``uv ARGUMENTS`` in a folder, telling its lines as they come.
 
-        ``text`` is its standard input. It holds the lock ``held_fd`` for as long as it runs, even
-        if we are killed. If the network cannot be reached, it is run again with what is in the
-        cache. Raises BuildFailed with its last lines.
+        ``text`` is its standard input. If the network cannot be reached, it is run again with what
+        is in the cache. Raises BuildFailed with its last lines.
         """
-        status, lines = await self._run_once(arguments, tell, folder, text, held_fd)
+        status, lines = await self._run_once(arguments, tell, folder, text)
         if status and UNREACHABLE.search("\n".join(lines)):
             tell("a package index cannot be reached; trying with what is in the cache")
             offline = [*arguments, "--offline"]
-            again, _ = await self._run_once(offline, tell, folder, text, held_fd)
+            again, _ = await self._run_once(offline, tell, folder, text)
             status = again and status
         if status:
             said = "\n".join(lines) or "it said nothing"
@@ -85,7 +83,6 @@ class Uv:
         tell: Callable[[str], None],
         folder: Path,
         text: str,
-        held_fd: int | None,
     ) -> tuple[int, Sequence[str]]:
         """The exit status, and the last lines."""
         process = await asyncio.create_subprocess_exec(
@@ -96,7 +93,6 @@ class Uv:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            pass_fds=() if held_fd is None else (held_fd,),
             limit=LONGEST_LINE,
             start_new_session=True,
         )

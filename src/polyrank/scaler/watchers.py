@@ -15,6 +15,7 @@ CHUNK = 1 << 16
 # What a watcher who does not read may have waiting; beyond that, requests' lines pass it by.
 MAX_WAITING = 4 << 20
 LONGEST_COMMAND = 1 << 16
+LOG_HAS_GROWN = b'{"type":"log"}\n'
 
 
 class Watcher:
@@ -66,9 +67,7 @@ class Watchers:
         for watcher in list(self._all):
             if watcher.log_position is not None and watcher.log_position < position:
                 watcher.log_position = None
-                self.send(
-                    watcher, json.dumps({"type": "log", "position": position}).encode() + b"\n"
-                )
+                self.send(watcher, LOG_HAS_GROWN)
 
     def send(self, watcher: Watcher, line: bytes) -> None:
         """Tells one of them."""

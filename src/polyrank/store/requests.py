@@ -25,7 +25,7 @@ from sqlalchemy import Connection, RowMapping
 from sqlalchemy.dialects import postgresql, sqlite
 
 from polyrank.errors import IdempotencyConflict, QueueFull
-from polyrank.store.changes import CHANNEL
+from polyrank.store import changes
 from polyrank.store.database import Database
 from polyrank.store.tables import QUEUED, RUNNING, requests, webhooks
 
@@ -117,12 +117,30 @@ class Renewal:
     lost: list[str]
 
 
-class _Changed(NamedTuple):
-    """A request that ended or was put back; the URL, if its end is to be told to somebody."""
+class Changed(NamedTuple):
+    """A request that ended or was put back; without ``status`` it has not ended.
+
+    ``webhook_url`` is set if its end is to be told to somebody, ``started_at`` if it ran.
+    """
 
     id: str
     app: str
     webhook_url: str | None = None
+    status: int | None = None
+    submitted_at: float = 0.0
+    started_at: float | None = None
+    finished_at: float = 0.0
+
+    @property
+    def waited_s(self) -> float:
+        """How long it waited until it ran, or until it ended."""
+        until = self.finished_at if self.started_at is None else self.started_at
+        return until - self.submitted_at
+
+    @property
+    def ran_s(self) -> float | None:
+        """How long it ran; None if it did not."""
+        return None if self.started_at is None else self.finished_at - self.started_at
 
 
 class Requests:
@@ -135,13 +153,16 @@ class Requests:
         *,
         origin: str = "",
         on_webhook: Callable[[], None] = lambda: None,
+        on_end: Callable[[Changed], None] = lambda ended: None,
     ) -> None:
         """``origin`` names this server among those that share a Postgres database. ``on_webhook``
-        is called when the end of a request is in the outbox of webhooks."""
+        is called when the end of a request is in the outbox of webhooks, ``on_end`` with each
+        request that this server has ended."""
         self._database = database
         self._clock = clock
         self._origin = origin
         self._on_webhook = on_webhook
+        self._on_end = on_end
         dialect = postgresql if database.dialect == "postgresql" else sqlite
         self._insert = dialect.insert(requests).on_conflict_do_nothing().returning(requests.c.id)
 
@@ -185,7 +206,7 @@ class Requests:
     async def cancel(self, id: str) -> Cancelled:
         """Ends a request that waits; marks one that runs, for ``renew`` to tell."""
         outcome, ended = await self._database.write(lambda c: self._cancel(c, id))
-        self._ring(ended)
+        self._announce(ended)
         return outcome
 
     async def expire(self) -> list[str]:
@@ -224,6 +245,25 @@ class Requests:
         """How many requests of an app wait."""
         return await self._database.read(lambda c: _count_queued(c, app))
 
+    async def queue_sizes(self) -> dict[str, int]:
+        """How many requests wait, for each app for which some do."""
+        query = sa.select(requests.c.app, sa.func.count()).where(QUEUED).group_by(requests.c.app)
+        return await self._database.read(lambda c: {app: n for app, n in c.execute(query)})
+
+    async def backlog(self, app: str) -> tuple[int, float | None]:
+        """How many requests of an app wait and may be run now, and since when the first waits."""
+        is_due = requests.c.not_before <= self._clock()
+        query = sa.select(sa.func.count(), sa.func.min(requests.c.submitted_at)).where(
+            requests.c.app == app, QUEUED, is_due
+        )
+        row = await self._database.read(lambda c: c.execute(query).one())
+        return int(row[0]), row[1]
+
+    async def flush(self, app: str) -> int:
+        """Cancels every request of an app that waits; how many."""
+        waiting = (requests.c.app == app) & QUEUED
+        return len(await self._change(lambda c: self._end(c, waiting, CANCELLED)))
+
     async def next_due(self) -> float | None:
         """When ``expire`` or ``lease`` will next have something to do that no event announces."""
         return await self._database.read(self._next_due)
@@ -250,12 +290,15 @@ class Requests:
             query = query.where(requests.c.submitted_at < before)
         return await self._database.read(lambda c: list(c.execute(query).mappings()))
 
-    async def _change(self, work: Callable[[Connection], list[_Changed]]) -> list[str]:
+    async def _change(self, work: Callable[[Connection], list[Changed]]) -> list[str]:
         changed = await self._database.write(work)
-        self._ring(changed)
+        self._announce(changed)
         return [each.id for each in changed]
 
-    def _ring(self, changed: list[_Changed]) -> None:
+    def _announce(self, changed: list[Changed]) -> None:
+        for each in changed:
+            if each.status is not None:
+                self._on_end(each)
         if any(each.webhook_url is not None for each in changed):
             self._on_webhook()
 
@@ -368,7 +411,7 @@ class Requests:
 
     def _end(
         self, connection: Connection, which: sa.ColumnElement[bool], answer: Answer
-    ) -> list[_Changed]:
+    ) -> list[Changed]:
         """Every end of a request is this one, its row in the outbox of webhooks included."""
         now = self._clock()
         update = (
@@ -387,13 +430,14 @@ class Requests:
                 error_type=answer.error_type,
                 logs=list(answer.logs),
             )
-            .returning(requests.c.id, requests.c.app, requests.c.webhook_url)
+            .returning(*_ENDED)
         )
         ended = self._told(connection, update)
         due = [
-            {"request_id": id, "url": url, "state": "pending", "attempts": 0, "due_at": now}
-            for id, _, url in ended
-            if url is not None
+            {"request_id": each.id, "url": each.webhook_url, "state": "pending"}
+            | {"attempts": 0, "due_at": now}
+            for each in ended
+            if each.webhook_url is not None
         ]
         if due:
             connection.execute(sa.insert(webhooks), due)
@@ -407,7 +451,7 @@ class Requests:
         why: Answer,
         cost: int = 1,
         max_retries: int = MAX_RETRIES,
-    ) -> list[_Changed]:
+    ) -> list[Changed]:
         # A request that its caller has cancelled meanwhile is not run again.
         cancelled = self._end(connection, which & requests.c.cancel_requested, CANCELLED)
         ended = self._end(connection, which & (requests.c.retries + cost > max_retries), why)
@@ -420,12 +464,13 @@ class Requests:
                 retries=requests.c.retries + cost,
                 lease_owner=None,
                 lease_until=None,
+                started_at=None,
             )
             .returning(requests.c.id, requests.c.app)
         )
         return cancelled + ended + self._told(connection, update)
 
-    def _cancel(self, connection: Connection, id: str) -> tuple[Cancelled, list[_Changed]]:
+    def _cancel(self, connection: Connection, id: str) -> tuple[Cancelled, list[Changed]]:
         is_it = requests.c.id == id
         if ended := self._end(connection, is_it & QUEUED, CANCELLED):
             return Cancelled.DONE, ended
@@ -440,15 +485,15 @@ class Requests:
         known = connection.scalar(sa.select(requests.c.seq).where(is_it))
         return Cancelled.UNKNOWN if known is None else Cancelled.TOO_LATE, []
 
-    def _expire(self, connection: Connection) -> list[_Changed]:
+    def _expire(self, connection: Connection) -> list[Changed]:
         now = self._clock()
         late = QUEUED & (requests.c.start_deadline <= now)
         lost = RUNNING & (requests.c.lease_until <= now)
         return self._end(connection, late, NOT_STARTED) + self._put_back(connection, lost, 0, LOST)
 
-    def _told(self, connection: Connection, update: sa.UpdateBase) -> list[_Changed]:
+    def _told(self, connection: Connection, update: sa.UpdateBase) -> list[Changed]:
         """Runs an update that returns ids and apps, and tells other servers of it."""
-        changed = [_Changed(*row) for row in connection.execute(update)]
+        changed = [Changed(*row) for row in connection.execute(update)]
         self._tell(connection, [(each.id, each.app) for each in changed])
         return changed
 
@@ -456,7 +501,7 @@ class Requests:
         """Tells the other servers of this database, once the transaction is committed."""
         if self._database.dialect == "postgresql":
             for id, app in changed:
-                connection.execute(_NOTIFY, {"what": f"{self._origin} {id} {app}"})
+                changes.tell(connection, self._origin, id, app)
 
     def _sweep(self, connection: Connection) -> int:
         old = (
@@ -492,12 +537,16 @@ LOST = Answer(503, error="whoever ran the request is gone", error_type="runner_d
 
 
 # Statements are built once: building one costs SQLAlchemy more than SQLite takes to run it.
-_NOTIFY = sa.select(sa.func.pg_notify(CHANNEL, sa.bindparam("what")))
 _waiting = (requests.c.app == sa.bindparam("app")) & QUEUED
 _place = (requests.c.priority, requests.c.turn, requests.c.seq)
 _KNOWN = sa.select(requests.c.id, requests.c.fingerprint).where(
     requests.c.caller == sa.bindparam("caller"),
     requests.c.idempotency_key == sa.bindparam("key"),
+)
+# The columns of a Changed that has ended.
+_ENDED = (
+    *(requests.c.id, requests.c.app, requests.c.webhook_url, requests.c.status_code),
+    *(requests.c.submitted_at, requests.c.started_at, requests.c.finished_at),
 )
 _COUNT_QUEUED = sa.select(sa.func.count()).select_from(requests).where(_waiting)
 _LAST_TURN_OF_CALLER = sa.select(sa.func.max(requests.c.turn)).where(

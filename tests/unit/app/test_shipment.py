@@ -73,8 +73,10 @@ def test_an_app_travels_with_its_project_and_its_options(write: Write, tmp_path:
     assert (said.python_version, said.message, said.strategy) == ("3.11", "first", "recreate")
     assert manifest.from_header(said.to_header()) == said
     place = bundle.unpack(io.BytesIO(out.getvalue()), tmp_path / "bundles", packed.code_hash)
-    there = projects.load(projects.AppRef(place / "apps/painter_app.py", "Painter"))
+    file, _, class_name = said.ref.partition("::")
+    there = projects.load(projects.AppRef(place / file, class_name, None, said.replica_options))
     assert there.options.keep_alive == 300
+    assert there.options.requirements == []
 
 
 def test_an_app_of_pyproject_travels_with_what_its_table_says(write: Write) -> None:

@@ -180,3 +180,18 @@ def test_more_than_the_limits_is_refused_whatever_the_archive_claims(tmp_path: P
         with pytest.raises((UploadTooLarge, BundleError)):
             bundle.unpack(hostile, tmp_path, ANY_HASH, limits)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_bundles_that_nobody_uses_are_removed(project: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "bundles"
+    hashes = []
+    for text in ("one", "two", "three"):
+        (project / "app.py").write_text(text)
+        data, told = packed(project)
+        hashes.append(told.code_hash)
+        os.utime(bundle.unpack(io.BytesIO(data), folder, told.code_hash), (1, 1))
+    bundle.unpack(io.BytesIO(), folder, hashes[2])  # asked for again, just now
+    (folder / ".unpacking-dead").mkdir()
+    os.utime(folder / ".unpacking-dead", (1, 1))
+    assert set(bundle.sweep(folder, in_use=[hashes[0]])) == {hashes[1], ".unpacking-dead"}
+    assert {path.name for path in folder.iterdir()} == {hashes[0], hashes[2]}

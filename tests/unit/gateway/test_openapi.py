@@ -6,17 +6,19 @@ from typing import Any
 from starlette.routing import BaseRoute, Route
 
 from polyrank.gateway.accounts import Accounts
+from polyrank.gateway.deployments import Deployments
 from polyrank.gateway.downloads import Downloads
-from polyrank.gateway.openapi import ServerDocument, document
+from polyrank.gateway.openapi import DEPLOYMENTS, ServerDocument, document
 from polyrank.gateway.outbox import Outbox
 from polyrank.gateway.pages import Pages
 from polyrank.gateway.queue import Queue
+from polyrank.gateway.runners import Runners
 from polyrank.gateway.storage import Storage
 from polyrank.gateway.values import Values
 
 NOBODY: Any = None
 ANYBODY: Any = SimpleNamespace(files=None, blobs=None)
-METHODS = ("get", "put", "post", "delete")
+METHODS = ("get", "put", "post", "patch", "delete")
 QUEUE = [
     *(("POST", "/queue/{owner}/{name}"), ("POST", "/queue/{owner}/{name}/{path}")),
     *(("POST", "/run/{owner}/{name}"), ("POST", "/run/{owner}/{name}/{path}")),
@@ -70,10 +72,25 @@ def test_every_route_is_in_the_document_and_nothing_else() -> None:
     assert said == served | set(QUEUE)
 
 
+def test_the_routes_of_deployments_are_in_the_document_of_servers_that_have_them() -> None:
+    told, always = (
+        {
+            (method.upper(), path)
+            for path, item in each["paths"].items()
+            for method in item
+            if method in METHODS
+        }
+        for each in (document(DEPLOYMENTS), document())
+    )
+    deployments = Deployments(SimpleNamespace(apps=NOBODY), NOBODY, NOBODY)  # type: ignore[arg-type]
+    runners = Runners(NOBODY, NOBODY)
+    assert told - always == listed(deployments.routes()) | listed(runners.routes())
+
+
 def test_every_operation_has_a_name_of_its_own_and_says_what_it_is() -> None:
     operations = [
         operation
-        for item in document()["paths"].values()
+        for item in document(DEPLOYMENTS)["paths"].values()
         for method, operation in item.items()
         if method in METHODS
     ]
@@ -83,7 +100,7 @@ def test_every_operation_has_a_name_of_its_own_and_says_what_it_is() -> None:
 
 
 def test_every_reference_leads_somewhere() -> None:
-    whole = document()
+    whole = document(DEPLOYMENTS)
 
     def references(value: object) -> list[str]:
         if isinstance(value, dict):

@@ -294,7 +294,7 @@ async def test_an_environment_whose_python_is_gone_is_built_anew(
 
 
 async def test_what_nobody_uses_is_removed_but_for_the_last(
-    environments: Environments, tmp_path: Path
+    environments: Environments, tmp_path: Path, cache: Path
 ) -> None:
     keys = []
     for line in ("greeting==1.0", "greeting==2.0", "farewell"):
@@ -307,8 +307,11 @@ async def test_what_nobody_uses_is_removed_but_for_the_last(
     assert await keeping.sweep(in_use=[keys[0]]) == [keys[1]]
     assert not leftover.exists()
     assert sorted(entries(environments, tmp_path)) == sorted([keys[0], keys[2]])
+    assert list(cache.rglob("greeting.py"))  # of another version, which is in use
     sparing = Environments(tmp_path / "environments", EnvironmentSettings(keep=0))
     assert await sparing.sweep(in_use=[keys[2]]) == [keys[0]]
+    assert not list(cache.rglob("greeting.py"))
+    assert list(cache.rglob("farewell.py"))
     assert told_by(built, "import farewell; print(farewell.version)") == "1.0"
 
 

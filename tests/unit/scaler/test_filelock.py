@@ -42,18 +42,6 @@ async def test_a_process_that_is_killed_holds_nothing(tmp_path: Path) -> None:
     lock.release()
 
 
-async def test_a_process_that_was_given_it_holds_it_on(tmp_path: Path) -> None:
-    lock, other = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
-    assert lock.try_acquire()
-    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=[lock.fileno]) as holder:
-        lock.release()
-        assert not other.try_acquire()
-        assert holder.stdin is not None
-        holder.stdin.close()
-        await other.acquire()
-    other.release()
-
-
 async def test_who_stops_waiting_does_not_get_it(tmp_path: Path) -> None:
     first, second, third = (FileLock(tmp_path / "lock") for _ in range(3))
     assert first.try_acquire()

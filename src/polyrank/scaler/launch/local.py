@@ -31,8 +31,9 @@ EXIT = "exit.json"
 # The end of this replica has been told to a server.
 TOLD = "told"
 LONGEST_LINE = 2**24
-# A keeper that ends has its replica asked to end; this long after its grace period, it is killed.
+# A replica without a keeper is killed this long after its grace period.
 LATE_S = 5.0
+CONNECT_S = 5.0
 # The server's own; the address of its database may hold a password.
 NOT_FOR_APPS = ("POLYRANK_DATABASE_URL", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 
@@ -41,13 +42,15 @@ NOT_FOR_APPS = ("POLYRANK_DATABASE_URL", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDN
 class Keeping:
     """How replicas are kept.
 
-    ``linger_s`` is how long one runs on with no server there. The log of each takes at most
+    ``linger_s`` is how long one runs on with no server there; one that does not end in its grace
+    period is killed ``late_s`` later. The log of each takes at most
     ``log_files`` times ``log_bytes``; with ``output``, a pair of descriptors, there is none, and
     the replica writes there. Of those that have ended, ``keep_s`` and ``keep_count`` limit how
     long and how many are kept to be looked at.
     """
 
     linger_s: float = 600.0
+    late_s: float = 5.0
     log_bytes: int = 8 * 2**20
     log_files: int = 4
     output: tuple[int, int] | None = None
@@ -111,7 +114,7 @@ class LocalLauncher:
             shutil.rmtree(folder, ignore_errors=True)
             listening.close()
             raise LaunchFailed(f"the keeper of a replica could not be started: {error}") from error
-        connection = _dial(folder)
+        connection = dial(folder)
         # From here on it listens as long as the keeper lives.
         listening.close()
         handle = None if connection is None else await _greeted(folder, connection)
@@ -127,7 +130,7 @@ class LocalLauncher:
         for folder in sorted(self.folder.iterdir()):
             if not folder.is_dir() or folder.name in self._handles:
                 continue
-            connection = _dial(folder)
+            connection = dial(folder)
             handle = None if connection is None else await _greeted(folder, connection)
             handle = handle or _of_the_past(folder)
             if handle is not None:
@@ -223,6 +226,7 @@ class LocalLauncher:
             "startup_timeout_s": spec.startup_timeout_s,
             "grace_s": spec.grace_s,
             "linger_s": keeping.linger_s,
+            "late_s": keeping.late_s,
             "log": {"max_bytes": keeping.log_bytes, "files": keeping.log_files}
             if is_kept
             else None,
@@ -271,6 +275,8 @@ class LocalHandle:
         queue: asyncio.Queue[reports.Report | Ended | None] = asyncio.Queue()
         for known in self._state.values():
             queue.put_nowait(known)
+        if self._listening.done():
+            queue.put_nowait(None)
         self._followers.add(queue)
         try:
             while (news := await queue.get()) is not None:
@@ -382,6 +388,9 @@ def command_of(spec: ReplicaSpec, *, is_marked: bool) -> list[str]:
 def environment_of(spec: ReplicaSpec, *, is_unbuffered: bool = False) -> dict[str, str]:
     """All variables of a replica."""
     environment = {name: value for name, value in os.environ.items() if name not in NOT_FOR_APPS}
+    if spec.python != sys.executable:
+        # It would shadow what is in the app's own environment.
+        environment.pop("PYTHONPATH", None)
     if is_unbuffered:
         environment["PYTHONUNBUFFERED"] = "1"
     if spec.device is not None:
@@ -391,10 +400,10 @@ def environment_of(spec: ReplicaSpec, *, is_unbuffered: bool = False) -> dict[st
     return {**environment, **spec.environment}
 
 
-def _dial(folder: Path) -> socket.socket | None:
+def dial(folder: Path) -> socket.socket | None:
     """A connection to the keeper of a replica, if there is one."""
     connection = _unix_socket()
-    connection.settimeout(LATE_S)
+    connection.settimeout(CONNECT_S)
     try:
         _in_folder(folder, connection.connect)
     except OSError:

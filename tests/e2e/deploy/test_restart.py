@@ -1,0 +1,80 @@
+"""The server ends, in order or not, and another goes on with what runs."""
+
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from .conftest import Installation, Project
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Iterator[Installation]:
+    installation = Installation(tmp_path / "data")
+    yield installation
+    installation.program.end(signal.SIGINT)
+
+
+def submit(installation: Installation, **body: object) -> dict[str, str]:
+    answer = httpx.post(f"{installation.url}/queue/local/greeter", json=body, trust_env=False)
+    submitted: dict[str, str] = answer.raise_for_status().json()
+    return submitted
+
+
+def result(submitted: dict[str, str]) -> dict[str, object]:
+    """The result of a request, when it is there."""
+    with httpx.stream(
+        "GET", f"{submitted['status_url']}/stream", trust_env=False, timeout=60
+    ) as events:
+        for _ in events.iter_lines():
+            pass
+    answer = httpx.get(submitted["response_url"], trust_env=False)
+    found: dict[str, object] = answer.raise_for_status().json()
+    return found
+
+
+def test_a_killed_server_is_followed_by_one_that_goes_on_with_its_replicas(
+    installation: Installation, project: Project
+) -> None:
+    project.write("kept", "min_concurrency = 1", "max_concurrency = 1")
+    installation.deploy(project)
+    before = installation.call()["pid"]
+    submitted = [submit(installation, seconds=0.2) for _ in range(10)]
+    installation.program.end(signal.SIGKILL)
+    installation.start_again()
+    assert [result(each)["pid"] for each in submitted] == [before] * 10
+    assert installation.call()["pid"] == before
+    assert installation.json("apps", "list-rev", "greeter")[0]["is_current"]
+
+
+def test_a_server_that_is_asked_to_end_answers_what_it_works_on_first(
+    installation: Installation, project: Project
+) -> None:
+    project.write("kept", "min_concurrency = 1", "max_multiplexing = 2")
+    installation.deploy(project)
+    before = installation.call()["pid"]
+    with ThreadPoolExecutor(1) as callers:
+        long_call = callers.submit(installation.call, seconds=1.0)
+        queued = submit(installation, seconds=1.0)
+        while installation.replicas()[0]["running"] < 2:
+            pass
+        assert installation.program.end(signal.SIGTERM) == 0
+        assert long_call.result()["pid"] == before
+    installation.start_again()
+    assert result(queued)["pid"] == before
+    assert installation.call()["pid"] == before
+
+
+def test_ctrl_c_ends_the_replicas_too(installation: Installation, project: Project) -> None:
+    project.write("short", "min_concurrency = 1")
+    installation.deploy(project)
+    [replica] = installation.replicas()
+    process = psutil.Process(replica["pid"])
+    assert installation.program.end(signal.SIGINT) == 0, installation.program.output
+    process.wait(10)
+    installation.start_again()
+    assert installation.call()["version"] == "short"  # what is deployed is started again
