@@ -26,7 +26,7 @@ class EngineSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="POLYRANK_", frozen=True, extra="ignore")
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    launcher: Literal["local", "ray"] = "local"
+    rank_launcher: Literal["local", "ray"] = "local"
 
 
 class DiffusionSettings(BaseSettings):
