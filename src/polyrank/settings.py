@@ -26,6 +26,7 @@ class EngineSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="POLYRANK_", frozen=True, extra="ignore")
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    launcher: Literal["local", "ray"] = "local"
 
 
 class DiffusionSettings(BaseSettings):
@@ -103,6 +104,16 @@ class ServerSettings(BaseSettings):
         for network in value:
             ipaddress.ip_network(network)
         return value
+
+
+class ActivationSettings(BaseSettings):
+    """The sockets that systemd has opened for us (``LISTEN_…``, set by it)."""
+
+    model_config = SettingsConfigDict(env_prefix="LISTEN_", frozen=True, extra="ignore")
+
+    fds: int = 0
+    # Whom they are for; a process that we start inherits the variables, and not the sockets.
+    pid: int | None = None
 
 
 class WebSocketSettings(BaseSettings):

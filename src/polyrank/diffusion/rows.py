@@ -45,6 +45,11 @@ class Rows(nn.Module):
         everyone: Tensor = gather(share.contiguous(), self.number, self.ranks)
         return everyone
 
+    def agree(self, ready: bool) -> bool:
+        """Whether this holds on all of them."""
+        mine = torch.full((4,), ready, dtype=torch.int32, device=self.beside.device)
+        return bool(self.gather(mine).all())
+
     def whole(self, band: Tensor) -> Tensor:
         """The pictures whose bands the ranks have."""
         return self.gather(band).permute(1, 2, 0, 3, 4).flatten(2, 3)

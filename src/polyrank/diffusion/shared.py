@@ -54,11 +54,14 @@ class SharedCore:
         return self._team.share(batch, height, multiple)
 
     def refresh(self, share: Share | None) -> None:
-        """Takes compiled code into use where it has become ready, on all ranks of a team."""
-        if share is None or self._team is None:
-            self._whole.refresh()
+        """Takes compiled code into use where it has become ready; on all ranks that divide a
+        picture at the same time.
+        """
+        core = self._for(share)
+        if share is None or share.rows is None:
+            core.refresh()
         else:
-            self._for(share).refresh(self._team.agree)
+            core.refresh(share.rows.agree)
 
     def __call__(self, share: Share | None, pictures: Tensor, *others: Tensor) -> Tensor:
         """The core's output for all ``pictures``; ``others`` are those of this rank's part."""

@@ -80,7 +80,7 @@ class Team:
         if not self.divides(batch, height, multiple):
             raise UnsupportedPipeline(
                 f"{bands} ranks share the rows of a picture if the height of its latents is a "
-                f"multiple of {bands * multiple}; it is {height}"
+                f"multiple of {bands * multiple}; it is {height} (most VAEs make 8 rows of one)"
             )
         return Share(parts, self.rank // bands, self._rows.get(bands), self._everyone)
 
@@ -88,12 +88,6 @@ class Team:
         """Whether ``share`` has a part for every rank."""
         bands = self.ranks // math.gcd(batch, self.ranks)
         return bands == 1 or height % (bands * multiple) == 0
-
-    def agree(self, ready: bool) -> bool:
-        """Whether this holds on all ranks."""
-        all_ready = torch.tensor([ready], dtype=torch.int32, device=self._device)
-        dist.all_reduce(all_ready, dist.ReduceOp.MIN, group=self._group)
-        return bool(all_ready.item())
 
     def _exchange(self, size: int) -> Exchange:
         """Among the ``size`` ranks beside each other of which this is one."""
@@ -117,6 +111,5 @@ class Team:
             exchange = SymmetricExchange(group, self._device, over_group)
         except RuntimeError:
             log.warning("the GPUs cannot see each other's memory; NCCL is used", exc_info=True)
-        if self.agree(exchange is not None) and exchange is not None:
-            return exchange
-        return over_group
+        found = over_group(torch.tensor([exchange is not None], device=self._device))
+        return exchange if exchange is not None and bool(found.all()) else over_group

@@ -466,6 +466,10 @@ class Elsewhere(Inventory):
         """There may always be a place; whoever looks for it says if there is none."""
         return sys.maxsize
 
+    def capacity(self, wanted: Wanted) -> int:
+        """The same as ``room``."""
+        return self.room(wanted)
+
     def describe(self) -> str:
         """All of it, for people."""
         return "replicas are placed on the machines of a cluster"

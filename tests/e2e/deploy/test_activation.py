@@ -1,54 +1,61 @@
-"""A server whose socket somebody else listens on, as systemd does."""
+"""A server on a socket that systemd, or whoever else, holds open for it."""
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import pytest
 from polyrank_program import POLYRANK
 
-LIMIT_S = 60
 
-
-def start(listening: socket.socket, data: Path) -> subprocess.Popen[str]:
-    """Starts a server as systemd does: with the socket as its descriptor 3."""
-    handed = listening.fileno()
-    hand_over = f'exec 3<&{handed}; export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@"'
-    process = subprocess.Popen(
-        ["bash", "-c", hand_over, "sh", *POLYRANK, "serve", "--port", "1"],
-        env={**os.environ, "POLYRANK_DATA_DIR": str(data)},
-        pass_fds=[handed],
+@contextlib.contextmanager
+def serve(
+    listening: socket.socket, folder: Path, count: int = 1
+) -> Iterator[subprocess.Popen[str]]:
+    """As systemd does it: the socket as descriptor 3, and the process that it is for."""
+    given = f'exec 3<&{listening.fileno()}; LISTEN_PID=$$ LISTEN_FDS={count} exec "$@"'
+    server = subprocess.Popen(
+        ["bash", "-c", given, "bash", *POLYRANK, "serve", "--port", "1"],
+        pass_fds=[listening.fileno()],
+        env={**os.environ, "POLYRANK_DATA_DIR": str(folder), "POLYRANK_SLOTS": "1"},
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stderr is not None
-    port = listening.getsockname()[1]
-    for line in process.stderr:
-        if f"serving at http://127.0.0.1:{port};" in line:
-            return process
-    raise AssertionError("the server did not start")
+    try:
+        yield server
+    finally:
+        server.kill()
+        server.communicate()
 
 
-def end(process: subprocess.Popen[str], signum: signal.Signals = signal.SIGTERM) -> None:
-    process.send_signal(signum)
-    process.communicate(timeout=LIMIT_S)
-    assert process.returncode == 0
-
-
-def test_a_restart_refuses_no_connection(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor() as pool:
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+def test_a_restart_refuses_no_connection(tmp_path: Path, signum: signal.Signals) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as callers:
         url = f"http://127.0.0.1:{listening.getsockname()[1]}/health"
 
-        def ask() -> int:
-            return httpx.get(url, timeout=LIMIT_S, trust_env=False).status_code
+        def call() -> int:
+            return httpx.get(url, timeout=60, trust_env=False).status_code
 
-        first = start(listening, tmp_path)
-        assert ask() == 200
-        end(first)
-        meanwhile = [pool.submit(ask) for _ in range(3)]  # no server is there
-        second = start(listening, tmp_path)
-        assert [each.result(LIMIT_S) for each in meanwhile] == [200] * 3
-        end(second, signal.SIGINT)
+        with serve(listening, tmp_path) as first:
+            assert call() == 200
+            first.send_signal(signum)
+            first.wait(60)
+        between = callers.submit(call)
+        with serve(listening, tmp_path) as second:
+            assert between.result() == 200
+            second.terminate()
+            assert url.removesuffix("/health") in second.communicate(timeout=60)[1]
+
+
+def test_what_cannot_be_listened_on_is_refused(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        with serve(listening, tmp_path, count=2) as server:
+            told = server.communicate(timeout=60)[1]
+    assert "one ListenStream=" in told

@@ -19,7 +19,7 @@ from polyrank.scaler.launch.ray import Cluster as Places
 from polyrank.scaler.launch.ray import RayHandle, RayLauncher
 from polyrank.scaler.node import pieces
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 APP = """
 import os
@@ -40,6 +40,32 @@ class Where(polyrank.App):
 """
 
 
+WIDE = """
+import os
+import polyrank
+import torch.distributed
+from polyrank.distributed import DistributedRunner, DistributedWorker
+
+class Worker(DistributedWorker):
+    def __call__(self, streaming=False):
+        raylets = [None] * self.world_size
+        torch.distributed.all_gather_object(raylets, os.environ["RAY_RAYLET_PID"])
+        return {"raylets": raylets}
+
+class Wide(polyrank.App):
+    async def setup(self):
+        self.runner = DistributedRunner(Worker, world_size=2)
+        await self.runner.start()
+
+    @polyrank.endpoint("/")
+    async def ask(self) -> dict:
+        return await self.runner.invoke()
+
+    async def teardown(self):
+        await self.runner.stop()
+"""
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     yield from three_machines()
@@ -52,6 +78,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("app", "server", "node"):
         (folder / name).mkdir()
     (folder / "app" / "where.py").write_text(APP)
+    (folder / "app" / "wide.py").write_text(WIDE)
     (folder / "app" / "words.py").write_text("WORD = 'of the bundle'")
     return folder
 
@@ -152,6 +179,18 @@ async def test_without_a_server_a_replica_ends(cluster: Cluster, folders: Path) 
     answer = await call(await ready(await launcher.start(spec(folders, "c" * 12))))
     await launcher.close(keep=True)
     assert not (await asyncio.to_thread(psutil.wait_procs, [psutil.Process(answer["pid"])], 10))[1]
+
+
+async def test_the_ranks_of_a_replica_may_be_on_other_machines(
+    launcher: RayLauncher, folders: Path
+) -> None:
+    """The app names no launcher, and its runner finds the cluster that the replica is on."""
+    told = {"POLYRANK_LAUNCHER": "ray", "POLYRANK_DEVICE": "cpu"}
+    where = spec(folders, "f" * 12, environment=told)
+    handle = await launcher.start(ReplicaSpec(**{**vars(where), "ref": "wide.py::Wide"}))
+    raylets = (await call(await ready(handle)))["raylets"]
+    assert len(set(raylets)) == 2
+    await handle.terminate()
 
 
 async def test_what_cannot_be_placed_says_why(launcher: RayLauncher, folders: Path) -> None:

@@ -136,6 +136,14 @@ def test_code_made_with_a_stand_in_serves_every_rank() -> None:
         assert torch.allclose(whole, expected, atol=1e-5)
 
 
+def test_ranks_agree_on_what_holds_for_all() -> None:
+    def agree(ready: list[bool]) -> list[bool]:
+        return [bool(each) for each in on_ranks(2, lambda rows: rows.agree(ready[rows.rank]))]
+
+    assert agree([True, False]) == agree([False, False]) == [False, False]
+    assert agree([True, True]) == [True, True]
+
+
 def test_a_convolution_that_looks_further_is_refused_by_name() -> None:
     model = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 5, padding=2))
     with pytest.raises(UnsupportedPipeline, match=r"the rows of 1: Conv2d\(4, 4, kernel_size="):

@@ -53,7 +53,8 @@ def make_wheel(folder: Path, name: str, version: str) -> Path:
     record = "".join(f"{file},,\n" for file in [*files, f"{info}/RECORD"])
     with zipfile.ZipFile(path, "w") as archive:
         for file, text in {**files, f"{info}/RECORD": record}.items():
-            archive.writestr(file, text)
+            # The same content at any time.
+            archive.writestr(zipfile.ZipInfo(file), text)
     return path
 
 

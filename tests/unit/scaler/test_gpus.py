@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from polyrank.errors import NotEnoughDevices
 from polyrank.machines import Machine
-from polyrank.scaler.gpus import Device, Inventory, Lease, LeaseConflict, Wanted, best_linked
+from polyrank.scaler.gpus import (
+    Device,
+    Elsewhere,
+    Inventory,
+    Lease,
+    LeaseConflict,
+    Wanted,
+    best_linked,
+)
 from polyrank.scaler.nvml import Links
 
 A100 = "NVIDIA A100-SXM4-80GB"
@@ -265,6 +273,15 @@ async def test_an_app_learns_how_many_of_its_replicas_hold_what_others_wait_for(
     assert inventory.claims(["d1"]) == 0
     waiting.cancel()
     other.cancel()
+
+
+async def test_on_a_cluster_every_replica_may_be_tried_to_be_placed() -> None:
+    cluster = Elsewhere()
+    for number in range(3):
+        lease = await cluster.lease(Wanted.of("GPU-H100", 8), f"r{number}")
+        assert lease.machine == Machine("GPU-H100", 8)
+    assert min(cluster.room(TWO), cluster.capacity(TWO)) > 1_000_000
+    assert cluster.claims(["r0", "r1", "r2"]) == 0
 
 
 def test_an_inventory_is_told_in_words() -> None:

@@ -55,9 +55,11 @@ class ReplicaActor:
         self._node = Node(cluster.node_folder)
         self._replica: Any = None
         self._known: dict[type, News] = {}
-        self._followers: set[asyncio.Queue[News]] = set()
+        self._follower: asyncio.Queue[News | None] = asyncio.Queue()
         self._starting: asyncio.Task[None] | None = None
         self._lease: asyncio.TimerHandle | None = None
+        self._ending: asyncio.Task[None] | None = None
+        self._log_reader = 0
 
     async def spec(self) -> ReplicaSpec:
         """What was started; also says that the actor is there."""
@@ -80,23 +82,23 @@ class ReplicaActor:
         self._lease = loop.call_later(self._linger_s, self._end_alone)
 
     async def follow(self) -> AsyncIterator[News]:
-        """What is known so far, and what follows until the end."""
-        queue: asyncio.Queue[News] = asyncio.Queue()
+        """What is known so far, and what follows until the end; for one server, the latest."""
+        queue: asyncio.Queue[News | None] = asyncio.Queue()
+        self._follower.put_nowait(None)
+        self._follower = queue
         for known in self._known.values():
             queue.put_nowait(known)
-        self._followers.add(queue)
-        try:
-            while True:
-                news = await queue.get()
-                yield news
-                if isinstance(news, Ended):
-                    return
-        finally:
-            self._followers.discard(queue)
+        while (news := await queue.get()) is not None:
+            yield news
+            if isinstance(news, Ended):
+                return
 
     async def log(self, position: int) -> AsyncIterator[Piece]:
-        """The replica's log from ``position`` on, until it has ended."""
+        """The replica's log from ``position`` on, until it has ended; for the latest server."""
+        self._log_reader = reader = self._log_reader + 1
         async for piece in self._node.log(position):
+            if reader != self._log_reader:
+                return
             yield piece
 
     async def end(self, *, at_once: bool) -> None:
@@ -124,8 +126,9 @@ class ReplicaActor:
             self._replica = await self._node.start(
                 spec, package, fetch, lambda what: self._tell(Waiting(what))
             )
-        except (PolyrankError, OSError) as error:
-            return self._tell(Ended(str(error), 1))
+        except Exception as error:
+            reason = str(error) if isinstance(error, PolyrankError) else repr(error)
+            return self._tell(Ended(reason, 1))
         async for news in self._replica.follow():
             self._tell(news)
 
@@ -134,8 +137,7 @@ class ReplicaActor:
             self._known[type(news)] = news
         if not isinstance(news, Waiting | reports.Line):
             self._known.pop(Waiting, None)
-        for queue in self._followers:
-            queue.put_nowait(news)
+        self._follower.put_nowait(news)
 
     def _end_alone(self) -> None:
         self._lease = None
@@ -287,20 +289,25 @@ class RayHandle:
             ray.kill(self._actor)
 
     async def _listen(self, on_over: Callable[[], object]) -> None:
-        warning = asyncio.get_running_loop().call_later(PATIENCE_S, self._tell_shortage)
         try:
-            await self._actor.spec.remote()
-            warning.cancel()
-            self._is_placed = True
+            await self._arrive()
             ended = await self._hear()
         except RayError as error:
             ended = Ended(self._why or f"it was lost: {_first_line(error)}", 128 + signal.SIGKILL)
-        finally:
-            warning.cancel()
         await self._clean_up()
         self._over.set()
         self._publish(ended)
         on_over()
+
+    async def _arrive(self) -> None:
+        """Waits until the actor has a place, and says so if that takes long."""
+        placed = asyncio.wrap_future(self._actor.spec.remote().future())
+        if not (await asyncio.wait([placed], timeout=PATIENCE_S))[0]:
+            reason = await asyncio.to_thread(shortage, self.spec, self._cluster)
+            log.warning("replica %s of %s waits: it %s", self.spec.id, self.spec.app, reason)
+            self._publish(Waiting(reason))
+        await placed
+        self._is_placed = True
 
     async def _hear(self) -> Ended:
         async for coming in self._actor.follow.options(num_returns="streaming").remote():
@@ -341,11 +348,6 @@ class RayHandle:
             self._known.pop(Waiting, None)
         for queue in self._followers:
             queue.put_nowait(news)
-
-    def _tell_shortage(self) -> None:
-        reason = shortage(self.spec, self._cluster)
-        log.warning("replica %s of %s waits: it %s", self.spec.id, self.spec.app, reason)
-        self._publish(Waiting(reason))
 
 
 def shortage(spec: ReplicaSpec, cluster: Cluster) -> str:
