@@ -172,21 +172,6 @@ class _ProfileSource(PydanticBaseSettingsSource):
         return {name: value for name, value in values.items() if value is not None}
 
 
-class ActivationSettings(BaseSettings):
-    """A socket that systemd, or who else started this process, listens on for it (``LISTEN_…``)."""
-
-    model_config = SettingsConfigDict(env_prefix="LISTEN_", frozen=True, extra="ignore")
-
-    # The process that it is meant for, and how many there are.
-    pid: int | None = None
-    fds: int = 0
-
-    @property
-    def is_for_us(self) -> bool:
-        """Whether a socket was handed to this very process."""
-        return self.pid == os.getpid() and self.fds > 0
-
-
 class FileSettings(BaseSettings):
     """Where a server keeps files, and how large they may be (``POLYRANK_FILES_…``)."""
 
