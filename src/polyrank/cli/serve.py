@@ -15,6 +15,7 @@ import uvloop
 from polyrank.certificates import Authority
 from polyrank.cli.console import exit_status, say
 from polyrank.gateway.callers import is_loopback
+from polyrank.gateway.dashboard import Dashboard
 from polyrank.gateway.deployments import Deployments
 from polyrank.gateway.fleet import Fleet
 from polyrank.gateway.runners import Runners
@@ -83,8 +84,10 @@ class Installation:
         launcher = self._launcher(data / "replicas", staging)
         inventory = Elsewhere() if self._on_cluster else Inventory.detect(slots=settings.slots)
         self._fleet = fleet = Fleet(server, launcher, inventory, staging, logs)
+        deployments = Deployments(fleet, staging, server.requests)
         routes = [
-            *Deployments(fleet, staging, server.requests).routes(),
+            *deployments.routes(),
+            *Dashboard(fleet, deployments, server.notices).routes(),
             *Runners(fleet, logs).routes(),
         ]
         async with serving(
