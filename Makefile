@@ -50,7 +50,7 @@ bench-runner-gpu: $(VENV)/.installed
 	$(PY) -m benchmarks.runner --device cuda --ranks $(GPUS)
 	$(PY) -m benchmarks.sdxl --ranks $(GPUS)
 
-# polyrank.diffusion against the plain pipeline (GPUS=1, or 2 for both on one picture; SIZE=1024).
+# polyrank.diffusion against the plain pipeline (GPUS=1, or 2, 4, 8 on one picture; SIZE=1024).
 bench-gpu: $(VENV)/.installed
 	$(PY) -m benchmarks.diffusion --ranks $(GPUS) --size $(SIZE)
 

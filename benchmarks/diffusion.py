@@ -1,7 +1,8 @@
 """SDXL with polyrank.diffusion against the plain pipeline, in one run.
 
     python -m benchmarks.diffusion --ranks 1              # on GPUs
-    python -m benchmarks.diffusion --ranks 2              # and both GPUs on one picture
+    python -m benchmarks.diffusion --ranks 2              # and both GPUs on one picture (or 4, 8)
+    python -m benchmarks.diffusion --ranks 4 --together   # one GPU and four on one picture only
     python -m benchmarks.diffusion --model shapes --size 256 --device cpu
 
 SDXL's architecture with random weights: what a step costs does not depend on what it paints. A
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import math
+import re
 import statistics
 import sys
 import tempfile
@@ -27,6 +29,17 @@ from examples.parallel_sdxl import SHAPES
 from polyrank.distributed import DistributedRunner, DistributedWorker
 
 COMPILE_LIMIT_S = 420
+# What kernels do, by their names; the first that fits counts.
+KERNELS = {
+    "exchanges, waiting included": r"_exchange|nccl",
+    "attention": r"sdpa|flash|fmha",
+    "convolutions": r"implicit_gemm|fprop|conv2d|cudnn.*conv",
+    "products": r"nvjet|gemm|cublas|splitK",
+    "norms, activations, sums": r"triton|layer_norm",
+    "memsets and copies": r"Memset|Memcpy",
+}
+PROFILED_STEPS = (4, 12)
+LARGE_STEPS = 50
 
 
 class Bench(DistributedWorker):
@@ -49,7 +62,14 @@ class Bench(DistributedWorker):
         """Calls the method ``act``."""
         return getattr(self, act)(**options)
 
-    def paint(self, name: str, steps: int, every: int = 0, same_seed: bool = False) -> float:
+    def paint(
+        self,
+        name: str,
+        steps: int,
+        every: int = 0,
+        same_seed: bool = False,
+        size: int | None = None,
+    ) -> float:
         """Seconds of one picture, of the slowest rank; it is kept under ``name``."""
         import contextlib
 
@@ -64,8 +84,8 @@ class Bench(DistributedWorker):
                 PROMPT,
                 num_inference_steps=steps,
                 guidance_scale=5.0,
-                width=self.size,
-                height=self.size,
+                width=size or self.size,
+                height=size or self.size,
                 generator=torch.Generator().manual_seed(0 if same_seed else self.rank),
                 callback_on_step_end=self.cancellable(watch),
             ).images[0]
@@ -91,13 +111,15 @@ class Bench(DistributedWorker):
         psnr = math.inf if mean == 0 else 10 * math.log10(255**2 / mean)
         return int(np.abs(left - right).max()), psnr
 
-    def optimize(self) -> float:
+    def optimize(self, compile_previews: bool = True) -> float:
         """``optimize`` and a previewer; seconds of the call and of a first picture's two steps."""
         from polyrank.diffusion import Previewer, optimize
 
         begun = time.perf_counter()
         self.optimized = optimize(self.pipeline, cache=self.cache)
-        self.previewer = Previewer(self.pipeline, self.tiny, worker=self, cache=self.cache)
+        self.previewer = Previewer(
+            self.pipeline, self.tiny, worker=self, cache=self.cache, compile=compile_previews
+        )
         self.paint("first", 2)
         self.previewer.warm_up(self.size, self.size)
         return self.slowest(time.perf_counter() - begun)
@@ -113,24 +135,58 @@ class Bench(DistributedWorker):
         state = f"{'' if ready else 'not '}ready, {self.optimized.state()}"
         return self.slowest(waited), self.slowest(time.perf_counter() - begun - waited), state
 
-    def pair(self, on: bool) -> None:
-        """Both ranks on one picture, or each on its own."""
-        from polyrank.diffusion import parallelize
+    def together(self, on: bool, symmetric: bool = True) -> None:
+        """All ranks on one picture, or each on its own."""
+        from polyrank.diffusion import parallelize, separate
 
         if on:
-            parallelize(self.pipeline)
+            parallelize(self.pipeline, symmetric=symmetric)
         else:
-            self.pipeline.unet.forward.share(None)
+            separate(self.pipeline)
 
-    def profile(self) -> str:
+    def profile(self, size: int | None = None, same_seed: bool = False) -> str:
         """Kernels of one picture's two steps, the longest first."""
         from torch.profiler import ProfilerActivity, profile
 
         with profile(activities=[ProfilerActivity.CUDA]) as profiled:
-            self.paint("profile", 2)
+            self.paint("profile", 2, size=size, same_seed=same_seed)
         return profiled.key_averages().table(
-            sort_by="self_device_time_total", row_limit=25, max_name_column_width=70
+            sort_by="self_device_time_total", row_limit=40, max_name_column_width=70
         )
+
+    def spent(self, size: int) -> list[dict[str, tuple[float, float]]]:
+        """For every rank and kind of kernel: microseconds of a step, and of all but the steps."""
+        import torch.distributed as dist
+
+        self.kernels(size, 1)  # starting the profiler takes each rank another while
+        few, many = (self.kernels(size, steps) for steps in PROFILED_STEPS)
+        steps = PROFILED_STEPS[1] - PROFILED_STEPS[0]
+        each = {kind: (many[kind] - few[kind]) / steps for kind in few}
+        mine = {kind: (each[kind], few[kind] - PROFILED_STEPS[0] * each[kind]) for kind in few}
+        everyone: list[Any] = [None] * self.world_size
+        dist.all_gather_object(everyone, mine)
+        return everyone
+
+    def kernels(self, size: int, steps: int) -> dict[str, float]:
+        """Microseconds of a picture's kernels by what they do, and of the whole."""
+        import torch
+        from torch.profiler import ProfilerActivity, profile
+
+        with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+            self.paint("profile", steps, size=size, same_seed=True)
+            torch.cuda.synchronize()
+        found = [each for each in profiled.events() if each.device_type.name == "CUDA"]
+        spent = dict.fromkeys([*KERNELS, "other kernels"], 0.0)
+        for each in found:
+            fits = (kind for kind, names in KERNELS.items() if re.search(names, each.name))
+            spent[next(fits, "other kernels")] += each.time_range.elapsed_us()
+        begin = min(each.time_range.start for each in found)
+        spent["between kernels"] = (
+            max(each.time_range.end for each in found) - begin - sum(spent.values())
+        )
+        spent["together"] = sum(spent.values())
+        spent["(how many kernels)"] = len(found)
+        return spent
 
 
 @dataclass
@@ -154,6 +210,8 @@ class Table:
         self.runner = runner
         self.repeats = repeats
         self.rows: list[Row] = []
+        # By how ranks exchange: for every rank, where a step's microseconds go.
+        self.spent: dict[str, list[dict[str, tuple[float, float]]]] = {}
 
     async def do(self, act: str, **options: Any) -> Any:
         """Has every rank do something; rank 0's answer."""
@@ -199,7 +257,7 @@ async def measure(args: argparse.Namespace) -> None:
         await runner.start(timeout=600, model=args.model, size=args.size, cache=cache)
         table = Table(runner, args.repeats)
         try:
-            await fill(table, args)
+            await (fill_together_only if args.together else fill)(table, args)
         finally:
             await runner.stop()
             report(table, args)
@@ -215,10 +273,7 @@ async def fill(table: Table, args: argparse.Namespace) -> None:
     await table.do("paint", name="plain one", steps=few, same_seed=True)
     first = await table.do("optimize")
     table.add("`optimize` and the first picture (2 steps)", first)
-    if args.ranks == 2:  # so that this is compiled at the same time
-        await table.do("pair", on=True)
-        await table.do("paint", name="pair", steps=2, same_seed=True)
-        await table.do("pair", on=False)
+    await compile_together(table, args, args.size)
     waited, swap, state = await table.do("compiled")
     say(state)
     table.add("the compiler, meanwhile", waited, note="once per machine and shape")
@@ -234,22 +289,80 @@ async def fill(table: Table, args: argparse.Namespace) -> None:
         table.add(f"wall of a request, {few} steps", without, plain[few])
         table.add(f"the same, previews every {every} steps", walls, plain[few], note)
         table.add("first preview at the caller", seen)
-    if args.ranks == 2:
-        await table.do("paint", name="one", steps=few, same_seed=True)
-        await table.do("pair", on=True)
-        await table.do("paint", name="warm-up", steps=2, same_seed=True)
-        say(str(await table.do("compiled")))
-        for steps in (few, many):
-            seconds = await table.median(f"pair{steps}", steps, same_seed=True)
-            note = ""
-            if steps == few:
-                note = "against one GPU: " + likeness(
-                    *await table.do("compare", one="one", other=f"pair{steps}")
-                )
-            table.add(f"both GPUs on one picture, {steps} steps", seconds, plain[steps], note)
-        await table.do("pair", on=False)
+    await fill_together(table, args, plain)
     if args.profile:
         say(await table.do("profile"))
+
+
+async def compile_together(table: Table, args: argparse.Namespace, size: int) -> None:
+    """Has what the ranks need together compiled at the same time as what each needs by itself."""
+    if args.ranks > 1:
+        await table.do("together", on=True, symmetric="memory" in args.exchange)
+        await table.do("paint", name="together", steps=2, same_seed=True, size=size)
+        await table.do("together", on=False)
+
+
+async def fill_together(
+    table: Table, args: argparse.Namespace, against: dict[int, float], symmetric: bool = True
+) -> None:
+    """The rows of all GPUs on one picture; "one" is the picture of one, of the fewer steps."""
+    if args.ranks == 1:
+        return
+    few, many = args.steps
+    await table.do("paint", name="one", steps=few, same_seed=True)
+    await table.do("together", on=True, symmetric=symmetric)
+    await table.do("paint", name="warm-up", steps=2, same_seed=True)
+    say(str(await table.do("compiled")))
+    how = "" if symmetric else " over NCCL"
+    for steps in (few, many):
+        seconds = await table.median(f"together{steps}", steps, same_seed=True)
+        note = ""
+        if steps == few:
+            note = "against one GPU: " + likeness(
+                *await table.do("compare", one="one", other=f"together{steps}")
+            )
+        name = f"{args.ranks} GPUs{how} on one picture, {steps} steps"
+        table.add(name, seconds, against[steps], note)
+    if args.profile and args.device == "cuda":
+        table.spent[how] = await table.do("spent", size=args.size)
+        say(str(table.spent[how]))
+        say(await table.do("profile", same_seed=True))
+    await table.do("together", on=False)
+
+
+async def fill_together_only(table: Table, args: argparse.Namespace) -> None:
+    """One optimized GPU, then all on one picture."""
+    await table.do("optimize", compile_previews=False)
+    await compile_together(table, args, args.size)
+    for size in args.large:
+        await compile_together(table, args, size)
+    say(str(await table.do("compiled")))
+    if args.compile_only:
+        return
+    one = {}
+    for steps in args.steps:
+        one[steps] = await table.median(f"one{steps}", steps, same_seed=True)
+        table.add(f"one GPU, {steps} steps", one[steps], one[steps])
+    for exchange in args.exchange:
+        await fill_together(table, args, one, exchange == "memory")
+    await fill_large(table, args)
+
+
+async def fill_large(table: Table, args: argparse.Namespace) -> None:
+    """The rows of the larger pictures, which only all ranks together paint."""
+    await table.do("together", on=True, symmetric="memory" in args.exchange)
+    for size in args.large:
+        await table.do("paint", name="warm-up", steps=2, same_seed=True, size=size)
+        say(str(await table.do("compiled")))
+        await table.do("paint", name="warm-up", steps=2, same_seed=True, size=size)
+        seconds = [
+            await table.do("paint", name="large", steps=LARGE_STEPS, same_seed=True, size=size)
+            for _ in range(2)
+        ]
+        say(f"{size}: {seconds}")
+        name = f"{args.ranks} GPUs on one picture of {size}x{size}, {LARGE_STEPS} steps"
+        table.add(name, min(seconds), note="the better of two")
+    await table.do("together", on=False)
 
 
 def likeness(most: int, psnr: float) -> str:
@@ -261,10 +374,17 @@ def report(table: Table, args: argparse.Namespace) -> None:
     """Prints the table."""
     print(
         f"{args.ranks} ranks ({args.device}), {args.model}, {args.size}x{args.size}, guidance 5, "
-        f"medians of {args.repeats}\n\n| measured | seconds | times as fast as plain | |\n"
-        "|---|---|---|---|"
+        f"medians of {args.repeats}\n\n| measured | seconds "
+        f"| times as fast as {'one GPU' if args.together else 'plain'} | |\n|---|---|---|---|"
     )
     print(*table.rows, sep="\n")
+    for how, ranks in table.spent.items():
+        print(f"\nMicroseconds of a step{how}, and of a picture's rest:\n")
+        print("| kernels |", *(f" rank {rank} | rest |" for rank in range(len(ranks))))
+        print("|---|" + "---|---|" * len(ranks))
+        for kind in ranks[0]:
+            cells = (f" {each[kind][0]:.0f} | {each[kind][1]:.0f} |" for each in ranks)
+            print(f"| {kind} |", *cells)
 
 
 def say(text: str) -> None:
@@ -282,6 +402,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, nargs=2, default=[20, 30])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cache", help="folder of compiled code; by default a fresh one")
+    parser.add_argument(
+        "--together", action="store_true", help="measure one GPU and all on one picture, no more"
+    )
+    parser.add_argument(
+        "--exchange",
+        nargs="+",
+        choices=["memory", "nccl"],
+        default=["memory"],
+        help="with --together: how the ranks exchange what they need of each other",
+    )
+    parser.add_argument(
+        "--large",
+        type=int,
+        nargs="*",
+        default=[],
+        help=f"with --together: larger sizes, painted by all ranks in {LARGE_STEPS} steps",
+    )
+    parser.add_argument(
+        "--compile-only", action="store_true", help="with --together: fill the cache and stop"
+    )
     parser.add_argument("--profile", action="store_true", help="list the longest kernels")
     asyncio.run(measure(parser.parse_args(arguments)))
 

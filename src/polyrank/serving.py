@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -14,9 +15,11 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from polyrank.errors import PolyrankError
-from polyrank.settings import WebSocketSettings
+from polyrank.settings import ActivationSettings, WebSocketSettings
 
 KEEP_ALIVE_S = 300
+# As systemd counts them.
+FIRST_GIVEN_FD = 3
 BACKLOG = 2048
 MOST_GATHERED = 16 * 1024
 # Pings find callers who fell silent; their answers may stand behind messages that a busy app has
@@ -30,7 +33,13 @@ class AddressTaken(PolyrankError):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; port 0 picks a free one. Raises AddressTaken."""
+    """A socket that listens; port 0 picks a free one. Raises AddressTaken.
+
+    If systemd has opened one for us, it is that one, wherever it listens: it stays open when we
+    restart, and whoever connects meanwhile waits instead of being refused.
+    """
+    if (given := _given_socket()) is not None:
+        return given
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
@@ -39,6 +48,23 @@ def listen(host: str, port: int) -> socket.socket:
             f"cannot listen on {host} port {port}: {error.strerror or error}; "
             "another --port may be free, 0 picks one"
         ) from error
+
+
+def _given_socket() -> socket.socket | None:
+    settings = ActivationSettings()
+    if settings.fds < 1 or settings.pid != os.getpid():
+        return None
+    try:
+        given = socket.socket(fileno=FIRST_GIVEN_FD)
+        is_fit = given.family in (socket.AF_INET, socket.AF_INET6) and given.getsockopt(
+            socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+        )
+    except OSError as error:
+        raise AddressTaken(f"systemd has passed no socket: {error}") from error
+    if not is_fit or settings.fds > 1:
+        raise AddressTaken("the socket unit has to have one ListenStream=, an address and a port")
+    given.set_inheritable(False)
+    return given
 
 
 def base_url(listening: socket.socket, *, is_tls: bool = False) -> str:

@@ -105,6 +105,16 @@ class ServerSettings(BaseSettings):
         return value
 
 
+class ActivationSettings(BaseSettings):
+    """The sockets that systemd has opened for us (``LISTEN_…``, set by it)."""
+
+    model_config = SettingsConfigDict(env_prefix="LISTEN_", frozen=True, extra="ignore")
+
+    fds: int = 0
+    # Whom they are for; a process that we start inherits the variables, and not the sockets.
+    pid: int | None = None
+
+
 class WebSocketSettings(BaseSettings):
     """How websockets are served, by the server and by apps (``POLYRANK_WEBSOCKET_…``)."""
 

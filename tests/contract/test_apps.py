@@ -10,7 +10,7 @@ from polyrank.store.database import Database
 
 @pytest.fixture
 def apps(database: Database, clock: Any) -> Apps:
-    return Apps(database, clock)
+    return Apps(database, clock, server="here")
 
 
 async def begin(apps: Apps, alias: str = "paint", environment: str = "main") -> Revision:
@@ -52,12 +52,16 @@ async def test_revisions_count_up_within_an_app(apps: Apps) -> None:
         await apps.find_revision("ann/paint", "4")
 
 
-async def test_a_deployment_that_a_server_did_not_end_has_failed(apps: Apps) -> None:
+async def test_a_deployment_that_a_server_did_not_end_has_failed(
+    apps: Apps, database: Database
+) -> None:
     unfinished, finished = await begin(apps), await begin(apps)
+    elsewhere = await begin(Apps(database, server="there"))
     await apps.note_ready(finished.id, routes=[], limits={}, openapi={"openapi": "3.1.0"})
     await apps.fail_unfinished("the server ended")
     assert (await apps.revision(unfinished.id)).error == "the server ended"
     assert (await apps.revision(finished.id)).state == "ready"
+    assert (await apps.revision(elsewhere.id)).state == "deploying"
 
 
 async def test_scaling_is_kept_apart_from_revisions_and_an_app_goes_as_a_whole(apps: Apps) -> None:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
-from diffusers import AutoencoderTiny, StableDiffusionXLPipeline
+from diffusers import (
+    AutoencoderTiny,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusionXLPipeline,
+)
 
 from polyrank.diffusion import Previewer, optimize, parallelize
 from polyrank.distributed import DistributedWorker
@@ -28,7 +34,13 @@ class Painter(DistributedWorker):
         self.previewer = Previewer(self.pipeline, decoder, worker=self)
 
     def __call__(
-        self, streaming: bool = False, *, steps: int = 8, guidance: float = 4.0, **options: Any
+        self,
+        streaming: bool = False,
+        *,
+        steps: int = 8,
+        guidance: float = 4.0,
+        height: int = 128,
+        **options: Any,
     ) -> Any:
         seed = 0 if self.together else self.rank
         with self.previewer.watch(steps, every=3, enabled=streaming) as watch:
@@ -36,13 +48,76 @@ class Painter(DistributedWorker):
                 PROMPT,
                 num_inference_steps=steps,
                 guidance_scale=guidance,
-                height=128,
+                height=height,
                 width=128,
                 generator=torch.Generator().manual_seed(seed),
                 callback_on_step_end=self.cancellable(watch),
                 **options,
             ).images[0]
             # Within the block: rank 0 does not stop watching before rank 1 is done.
-            everyone: list[Any] = [None, None]
+            everyone: list[Any] = [None] * self.world_size
             torch.distributed.all_gather_object(everyone, picture)
         return everyone
+
+
+class Transformers(DistributedWorker):
+    """Calls tiny transformers with random weights, alone and shared by all ranks."""
+
+    def setup(self) -> None:
+        torch.set_num_threads(1)
+        # diffusers counts accelerators to place a rank, and divides by their number.
+        torch.accelerator.device_count = lambda: 1
+
+    def __call__(self, streaming: bool = False, *, name: str, batch: int, tokens: int = 64) -> Any:
+        """The largest difference between what this rank computes alone and with all."""
+        pipeline = SimpleNamespace(transformer=getattr(self, name)())
+        inputs = self.inputs(name, batch, tokens)
+        with torch.no_grad():
+            expected = pipeline.transformer(**inputs).sample
+            parallelize(pipeline)
+            shared = pipeline.transformer(**inputs).sample
+            again = pipeline.transformer(**inputs, return_dict=False)[0]
+        assert torch.equal(shared, again)
+        return (shared - expected).abs().max().item()
+
+    def flux(self) -> FluxTransformer2DModel:
+        torch.manual_seed(0)
+        return FluxTransformer2DModel(
+            in_channels=4,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            pooled_projection_dim=32,
+            axes_dims_rope=(4, 4, 8),
+        ).eval()
+
+    def sd3(self) -> SD3Transformer2DModel:
+        torch.manual_seed(0)
+        return SD3Transformer2DModel(
+            sample_size=8,
+            in_channels=4,
+            out_channels=4,
+            num_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            caption_projection_dim=32,
+            pooled_projection_dim=32,
+            pos_embed_max_size=8,
+        ).eval()
+
+    def inputs(self, name: str, batch: int, tokens: int) -> dict[str, torch.Tensor]:
+        noise = torch.Generator().manual_seed(1)
+        latents = (batch, tokens, 4) if name == "flux" else (batch, 4, 8, 8)
+        given = {
+            "hidden_states": torch.randn(latents, generator=noise),
+            "encoder_hidden_states": torch.randn(batch, 16, 32, generator=noise),
+            "pooled_projections": torch.randn(batch, 32, generator=noise),
+            "timestep": torch.ones(batch),
+        }
+        if name == "flux":
+            given["img_ids"] = torch.randn(tokens, 3, generator=noise)
+            given["txt_ids"] = torch.zeros(16, 3)
+        return given

@@ -16,6 +16,7 @@ import secrets
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,17 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 class ReplicaServer(AppServer):
     """The server, reporting when it is ready."""
 
-    def __init__(self, config: uvicorn.Config, app: App, reporter: Reporter, token: str) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        app: App,
+        reporter: Reporter,
+        list_routes: Callable[[], list[dict[str, Any]]],
+        token: str,
+    ) -> None:
         super().__init__(config, app)
         self._reporter = reporter
+        self._list_routes = list_routes
         self._token = token
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -59,7 +68,7 @@ class ReplicaServer(AppServer):
         if self.started:
             os.environ["FAL_RUNNER_STATE"] = "RUNNING"
             port = self.servers[0].sockets[0].getsockname()[1]
-            listed = routes(self._app, self.config.app)
+            listed = self._list_routes()
             self._reporter.send(reports.Ready(self.config.host, port, listed, self._token))
 
 
@@ -146,9 +155,8 @@ def _serve(args: argparse.Namespace) -> None:
     api, token = build(app, Storage.of(settings)), ""
     if args.host not in LOOPBACK:
         token = secrets.token_urlsafe(32)
-        api.add_middleware(TokenGuard, token=token)
     config = uvicorn.Config(
-        api,
+        TokenGuard(api, token) if token else api,
         host=args.host,
         port=args.port,
         timeout_keep_alive=KEEP_ALIVE_S,
@@ -161,7 +169,7 @@ def _serve(args: argparse.Namespace) -> None:
         server_header=False,
         **websocket_options(ping_timeout_s=None),
     )
-    server = ReplicaServer(config, app, reporter, token)
+    server = ReplicaServer(config, app, reporter, lambda: routes(app, api), token)
     policy = urls.URLPolicy(
         allowed_networks=settings.allowed_networks, allowed_hosts=settings.allowed_names
     )

@@ -255,6 +255,28 @@ def kill(id: RUNNER) -> None:
     _call("runners", "kill", id=id)
 
 
+@runners.command(
+    name="exec",
+    context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True},
+)
+def execute(
+    id: RUNNER,
+    command: Annotated[list[str], typer.Argument(metavar="COMMAND...", help="What to run.")],
+    tty: Annotated[
+        Optional[bool],  # noqa: UP045
+        typer.Option("--tty/--no-tty", help="Give it a terminal; as here unless told."),
+    ] = None,
+) -> None:
+    """Run a program with the variables, the folder and the interpreter of a replica."""
+    _call("shell", "enter", id=id, command=command, wants_terminal=tty)
+
+
+@runners.command()
+def shell(id: RUNNER) -> None:
+    """Open a shell beside a replica, on its machine."""
+    _call("shell", "enter", id=id, command=[], wants_terminal=True)
+
+
 queue = _group("queue", "Look at the queue of an app, and empty it.")
 
 

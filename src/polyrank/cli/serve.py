@@ -17,6 +17,7 @@ from polyrank.cli.console import exit_status, say
 from polyrank.gateway.callers import is_loopback
 from polyrank.gateway.dashboard import Dashboard
 from polyrank.gateway.deployments import Deployments
+from polyrank.gateway.exec import Exec
 from polyrank.gateway.fleet import Fleet
 from polyrank.gateway.runners import Runners
 from polyrank.gateway.server import Server, build
@@ -83,12 +84,14 @@ class Installation:
         staging = Staging(server, data, environments, url, self._ca)
         launcher = self._launcher(data / "replicas", staging)
         inventory = Elsewhere() if self._on_cluster else Inventory.detect(slots=settings.slots)
-        self._fleet = fleet = Fleet(server, launcher, inventory, staging, logs)
+        name = f"{socket.gethostname()} {data.resolve()}"
+        self._fleet = fleet = Fleet(server, launcher, inventory, staging, logs, name)
         deployments = Deployments(fleet, staging, server.requests)
         routes = [
             *deployments.routes(),
             *Dashboard(fleet, deployments, server.notices).routes(),
             *Runners(fleet, logs).routes(),
+            *Exec(fleet.handle).routes(),
         ]
         async with serving(
             build(server, routes), self._listening, grace_s=GRACE_S, certificate=self._certificate()

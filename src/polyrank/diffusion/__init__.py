@@ -1,6 +1,7 @@
 """What makes a diffusers pipeline fast, and shows its pictures while they are made."""
 
-from polyrank.diffusion.optimize import Optimized, optimize, parallelize
+from polyrank.diffusion.optimize import Optimized, optimize
+from polyrank.diffusion.parallel import parallelize, separate
 from polyrank.diffusion.previewer import Previewer
 
-__all__ = ["Optimized", "Previewer", "optimize", "parallelize"]
+__all__ = ["Optimized", "Previewer", "optimize", "parallelize", "separate"]

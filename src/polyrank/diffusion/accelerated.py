@@ -77,7 +77,7 @@ class Compiler:
         with process.stdin, process.stderr:  # the process ends when its stdin closes
             process.stdin.write(recipe.to_json() + "\n")
             process.stdin.flush()
-            last_words = deque(process.stderr, maxlen=30)
+            last_words = deque(process.stderr, maxlen=40)
             process.wait()
         if process.returncode != 0 and not self._closed:
             log.warning(
@@ -139,8 +139,10 @@ class AcceleratedCore:
         graphs: bool = True,
         compiler: Compiler | None = None,
         priority: int = URGENT,
+        ranks: int = 1,
     ) -> None:
         self.kind = kind
+        self._ranks = ranks
         self._priority = priority
         self._core = core
         self._config = config
@@ -165,12 +167,24 @@ class AcceleratedCore:
             plan = self._plans[key] = self._plan(inputs)
         return plan.run(*inputs)
 
-    def refresh(self) -> None:
-        """Takes compiled code into use where it has become ready."""
+    def refresh(self, agree: Callable[[bool], bool] = bool) -> None:
+        """Takes compiled code into use where it has become ready.
+
+        Ranks that exchange something in it have to do so at the same time: ``agree`` tells whether
+        what is ready here is so everywhere, and is asked the same questions on every rank.
+        """
+        if self._compiler is None:
+            return
         for plan in self._plans.values():
-            if plan.compiled is not None:
-                plan.run, plan.compiled = self._recorded(plan.compiled), None
+            compiled = plan.compiled
+            if not plan.is_compiled and agree(compiled is not None) and compiled is not None:
+                plan.run, plan.compiled = self._recorded(compiled), None
                 plan.is_compiled = True
+
+    @property
+    def name(self) -> str:
+        """What it is, and among how many ranks it is divided."""
+        return self.kind if self._ranks == 1 else f"{self.kind}, rows of {self._ranks} ranks"
 
     def state(self) -> dict[str, str]:
         """For every shape of the first input: how it runs."""
@@ -199,7 +213,7 @@ class AcceleratedCore:
         plan = Plan(self._eager)
         if self._compiler is not None:
             dtype = self._weight.dtype
-            recipe = Recipe.of(self.kind, self._config, self._added, dtype, inputs)
+            recipe = Recipe.of(self.kind, self._config, self._added, dtype, inputs, self._ranks)
 
             def on_ready(artifact: Path) -> None:
                 plan.compiled = load_compiled(artifact, self._core)

@@ -26,6 +26,16 @@ from torch import Tensor
 CODE = "code"
 TUNING = "tuning"
 WEIGHTS = "weights.json"
+# The modules whose code ends up in one.
+CODE_FILES = (
+    "attention.py",
+    "compile.py",
+    "cores.py",
+    "divided.py",
+    "exchange.py",
+    "norms.py",
+    "rows.py",
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,8 @@ class Recipe:
     device: str
     inputs: list[tuple[list[int], str]]
     versions: dict[str, str]
+    # Among which the rows of a picture are divided.
+    ranks: int = 1
 
     @classmethod
     def of(
@@ -48,6 +60,7 @@ class Recipe:
         added: Sequence[str],
         dtype: torch.dtype,
         inputs: Sequence[Tensor],
+        ranks: int = 1,
     ) -> Recipe:
         """The recipe for a core of this configuration and for inputs like these, on this GPU."""
         # Keys with an underscore say where the model came from, not what it is.
@@ -60,6 +73,7 @@ class Recipe:
             device=str(inputs[0].device),
             inputs=[(list(each.shape), name_of(each.dtype)) for each in inputs],
             versions=versions(inputs[0].device),
+            ranks=ranks,
         )
 
     def to_json(self) -> str:
@@ -123,6 +137,6 @@ def name_of(dtype: torch.dtype) -> str:
 
 def _digest_of_package() -> str:
     digest = hashlib.sha256()
-    for name in ("attention.py", "compile.py", "cores.py", "norms.py"):
+    for name in CODE_FILES:
         digest.update(Path(__file__).with_name(name).read_bytes())
     return digest.hexdigest()[:16]

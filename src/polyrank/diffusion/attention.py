@@ -5,6 +5,7 @@ and values are computed once per prompt, and rows without a text skip the attent
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +19,17 @@ from polyrank.errors import UnsupportedPipeline
 SCORE_BYTES = 1 << 28
 
 
+class Everyone(Protocol):
+    """Tells whether, and how, keys and values of other ranks belong to a picture."""
+
+    def tokens(self, mine: Tensor) -> Tensor:
+        """[batch, tokens, width] of the whole picture."""
+
+
 class SelfAttention:
     """Attention processor: queries, keys and values in one product."""
+
+    division: Everyone | None = None
 
     def __call__(
         self,
@@ -30,7 +40,7 @@ class SelfAttention:
         temb: Tensor | None = None,
     ) -> Tensor:
         """The layer's output."""
-        query, key, value = attn.to_qkv(hidden_states).chunk(3, dim=-1)
+        query, key, value = _project_in(attn, hidden_states, self.division)
         return _project_out(attn, _attend(query, key, value, attn.heads))
 
 
@@ -69,6 +79,8 @@ class TextAttention:
 class PictureAttention:
     """Attention processor of a VAE: one head, too wide for fused kernels, in slices of rows."""
 
+    division: Everyone | None = None
+
     def __call__(
         self,
         attn: Attention,
@@ -80,7 +92,7 @@ class PictureAttention:
         """The layer's output."""
         batch, channels, height, width = hidden_states.shape
         flat = attn.group_norm(hidden_states.flatten(2)).transpose(1, 2)
-        query, key, value = attn.to_qkv(flat).chunk(3, dim=-1)
+        query, key, value = _project_in(attn, flat, self.division)
         query = query * attn.scale
         rows = max(1, SCORE_BYTES // (batch * key.shape[1] * query.element_size()))
         seen = [
@@ -199,6 +211,17 @@ def _fuse_self(layer: Attention, processor: SelfAttention | PictureAttention) ->
 def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
     split = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
     return F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
+
+
+def _project_in(
+    attn: Attention, hidden_states: Tensor, division: Everyone | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries of these tokens, keys and values of the whole picture's."""
+    query, keys_values = attn.to_qkv(hidden_states).split((attn.inner_dim, 2 * attn.inner_dim), -1)
+    if division is not None:
+        keys_values = division.tokens(keys_values)
+    key, value = keys_values.chunk(2, dim=-1)
+    return query, key, value
 
 
 def _project_out(attn: Attention, mixed: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ def compile_artifact(recipe: Recipe, folder: Path) -> None:
         torch.cuda.set_device(device)
     with torch.no_grad(), sdpa_kernel(BACKENDS, set_priority=True):
         with device, _default_dtype(getattr(torch, recipe.dtype)):
-            core = build(recipe.kind, recipe.config, tuple(recipe.added)).eval()
+            core = build(recipe.kind, recipe.config, tuple(recipe.added), recipe.ranks).eval()
         inputs = tuple(
             torch.zeros(shape, dtype=getattr(torch, name), device=device)
             for shape, name in recipe.inputs

@@ -14,8 +14,10 @@ from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from torch import Tensor, nn
 
 from polyrank.diffusion.attention import TextProjection, fuse_decoder, fuse_unet
+from polyrank.diffusion.divided import Division, RowCore
 from polyrank.diffusion.norms import spread_norms
 from polyrank.diffusion.pictures import to_bytes
+from polyrank.diffusion.rows import Rows
 
 
 class UNetCore(nn.Module):
@@ -110,14 +112,24 @@ def lend_weights(core: nn.Module, names: Sequence[str]) -> list[Tensor]:
     ]
 
 
-def build(kind: str, config: dict[str, Any], added: tuple[str, ...]) -> nn.Module:
-    """The core to compile for a model of this configuration; its weights have the same names."""
+def build(kind: str, config: dict[str, Any], added: tuple[str, ...], ranks: int = 1) -> nn.Module:
+    """The core to compile for a model of this configuration; its weights have the same names.
+
+    With ``ranks`` above 1: the one that computes a band of rows.
+    """
+    core = _build_whole(kind, config, added)
+    if ranks > 1:
+        return RowCore(core, Division(core), Rows(ranks))
+    if kind == "decoder":
+        spread_norms(core)
+    return core
+
+
+def _build_whole(kind: str, config: dict[str, Any], added: tuple[str, ...]) -> nn.Module:
     if kind == "unet":
         unet = UNet2DConditionModel.from_config(config)
         fast_unet(unet)
         return UNetCore(unet, added)
     if kind == "preview":
         return fast_preview(AutoencoderTiny.from_config(config))
-    core = fast_decoder(AutoencoderKL.from_config(config))
-    spread_norms(core)
-    return core
+    return fast_decoder(AutoencoderKL.from_config(config))

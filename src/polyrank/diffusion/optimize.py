@@ -9,17 +9,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor
 
-from polyrank.diffusion.accelerated import AcceleratedCore, Compiler
+from polyrank.diffusion.accelerated import Compiler
 from polyrank.diffusion.attention import check_decoder, check_unet
 from polyrank.diffusion.cores import UNetCore, fast_decoder, fast_unet
 from polyrank.diffusion.graphs import GraphedFunction, Last
-from polyrank.diffusion.parallel import RowSplit
 from polyrank.diffusion.pictures import to_pictures
+from polyrank.diffusion.shared import SharedCore
+from polyrank.diffusion.team import Share, Team
 from polyrank.errors import UnsupportedPipeline
 
 log = logging.getLogger("polyrank.diffusion")
@@ -70,11 +70,11 @@ def optimize(
         check_decoder(vae)
     on_gpu = unet.device.type == "cuda"
     compiler = Compiler.in_folder(cache) if compile and on_gpu else None
-    fast = [FastUNet(unet, graphs=graphs and on_gpu, compiler=compiler).accelerated]
+    fast: list[SharedCore] = [FastUNet(unet, graphs=graphs and on_gpu, compiler=compiler).core]
     if isinstance(vae, AutoencoderKL):
         if decode_in_bfloat16 and vae.dtype == torch.float16 and vae.config.force_upcast:
             vae.to(torch.bfloat16)
-        fast.append(FastDecoder(vae, graphs=graphs and on_gpu, compiler=compiler).accelerated)
+        fast.append(FastDecoder(vae, graphs=graphs and on_gpu, compiler=compiler).core)
     if graphs and on_gpu:
         for name in ("text_encoder", "text_encoder_2"):
             if (encoder := getattr(pipeline, name, None)) is not None:
@@ -86,13 +86,13 @@ def optimize(
 class Optimized:
     """What has become of a pipeline."""
 
-    def __init__(self, cores: list[AcceleratedCore], compiler: Compiler | None) -> None:
+    def __init__(self, cores: list[SharedCore], compiler: Compiler | None) -> None:
         self._cores = cores
         self._compiler = compiler
 
     def state(self) -> dict[str, dict[str, str]]:
         """For the UNet and the decoder: how each shape that was met runs."""
-        return {core.kind: core.state() for core in self._cores}
+        return {each.name: each.state() for core in self._cores for each in core.all}
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Waits until all that is being compiled is ready; false if the time was not enough."""
@@ -116,7 +116,7 @@ class FastUNet:
         self._keys_values: Tensor
         added = ("text_embeds", "time_ids") if unet.config.addition_embed_type else ()
         self._added = added
-        self.accelerated = AcceleratedCore(
+        self.core = SharedCore(
             "unet",
             UNetCore(unet, added),
             dict(unet.config),
@@ -125,12 +125,13 @@ class FastUNet:
             compiler=compiler,
         )
         self._ahead: deque[torch.cuda.Event] = deque()
-        self._split: RowSplit | None = None
+        self._multiple = 2 ** (len(unet.config.block_out_channels) - 1)
+        self._text_share: Share | None = None
         unet.forward = self
 
-    def share(self, split: RowSplit | None) -> None:
-        """From the next call on, other ranks compute rows of the batch; None: no more."""
-        self._split = split
+    def share(self, team: Team | None) -> None:
+        """From the next call on the team's ranks compute a part each; None: no more."""
+        self.core.share(team)
         self._last_text = Last()
 
     def __call__(
@@ -147,13 +148,13 @@ class FastUNet:
         others = {name: value for name, value in others.items() if value is not None}
         if "attention_mask" in others or "encoder_attention_mask" in others:
             raise UnsupportedPipeline("an optimized UNet takes no attention masks")
-        split = self._split
-        if others or (split is not None and not split.fits(sample)):
-            split = None
-        if not self._last_text.is_now(encoder_hidden_states):
-            self._begin(encoder_hidden_states, split)
         added = added_cond_kwargs or {}
-        if others or set(added) != set(self._added) or not isinstance(timestep, Tensor):
+        plain = not others and set(added) == set(self._added) and isinstance(timestep, Tensor)
+        # Each rank computes the whole of what is not shared.
+        share = self.core.part_of(sample, self._multiple) if plain else None
+        if not self._last_text.is_now(encoder_hidden_states) or share != self._text_share:
+            self._begin(encoder_hidden_states, share)
+        if not plain:
             # ControlNets and the like: the same work, called as it stands.
             output = type(self._unet).forward(
                 self._unet,
@@ -167,21 +168,17 @@ class FastUNet:
         else:
             self._hold_back(sample.device)
             named = [added[name] for name in self._added]
-            if split is None:
-                output = self.accelerated(sample, timestep, self._keys_values, *named)
-            else:
-                mine = split.mine
-                rows = self.accelerated(
-                    mine(sample), timestep, self._keys_values, *(mine(each) for each in named)
-                )
-                output = split.gather(rows)
+            if share is not None:
+                named = [share.of_batch(each) for each in named]
+            output = self.core(share, sample, timestep, self._keys_values, *named)
         return UNet2DConditionOutput(sample=output) if return_dict else (output,)
 
-    def _begin(self, text: Tensor, split: RowSplit | None) -> None:
+    def _begin(self, text: Tensor, share: Share | None) -> None:
         """Another text: another picture begins."""
-        self.accelerated.refresh()
-        if split is not None:
-            text = split.mine(text)
+        self.core.refresh(share)
+        self._text_share = share
+        if share is not None:
+            text = share.of_batch(text)
         empty = (text == 0).flatten(1).all(1)
         # Asked once per picture: this is the only wait for the GPU before its last step.
         textless = int(empty.int().cumprod(0).sum())
@@ -227,34 +224,24 @@ class FastDecoder:
     def __init__(self, vae: AutoencoderKL, *, graphs: bool, compiler: Compiler | None) -> None:
         self._vae = vae
         self._stock = vae.decode
-        self.accelerated = AcceleratedCore(
+        self.core = SharedCore(
             "decoder", fast_decoder(vae), dict(vae.config), graphs=graphs, compiler=compiler
         )
         vae.decode = self
+
+    def share(self, team: Team | None) -> None:
+        """From the next call on the team's ranks decode a part each; None: no more."""
+        self.core.share(team)
 
     def __call__(self, z: Tensor, return_dict: bool = True, generator: Any = None) -> Any:
         """The picture, as diffusers' own ``decode`` gives it."""
         vae = self._vae
         if vae.use_tiling or vae.use_slicing:
             return self._stock(z.to(vae.dtype), return_dict=return_dict)
-        self.accelerated.refresh()
-        picture = self.accelerated(z.to(vae.dtype))
+        share = self.core.part_of(z, or_whole=True)
+        self.core.refresh(share)
+        picture = self.core(share, z.to(vae.dtype))
         return SimpleNamespace(sample=picture) if return_dict else (picture,)
-
-
-def parallelize(pipeline: Any, group: dist.ProcessGroup | None = None) -> None:
-    """Lets two ranks make each picture of an optimized pipeline together.
-
-    Each computes one branch of classifier-free guidance; both have the picture. Every rank of
-    ``group`` (by default all) calls the pipeline at the same time, with the same arguments and
-    seed. Where guidance is off, each computes all.
-
-    Raises UnsupportedPipeline if the pipeline is not optimized, or the group has not two ranks.
-    """
-    fast = getattr(getattr(pipeline, "unet", None), "forward", None)
-    if not isinstance(fast, FastUNet):
-        raise UnsupportedPipeline("parallelize() needs a pipeline that optimize() was called on")
-    fast.share(RowSplit(group))
 
 
 def _encode_on_device(pipeline: Any) -> None:

@@ -224,6 +224,7 @@ class AppFleet:
     def end(self, kept: Kept, *, at_once: bool = False) -> asyncio.Task[None]:
         """Ends a replica, when it has done what it works on unless ``at_once``."""
         assert self._tasks is not None
+        self._ground.inventory.expect_back(kept.id)
         return self._tasks.create_task(self._end(kept, at_once))
 
     async def end_all(self, *, at_once: bool = False) -> None:
@@ -268,8 +269,9 @@ class AppFleet:
             waiting=queued + len(waiting),
             waiting_since=min(since, default=None),
             failures=self._failures,
-            room=self._ground.inventory.room(self.wanted),
-            claimed=self._ground.inventory.claims(self._by_use(), self._leaving()),
+            # Those that find no place wait for one, and so idle replicas of other apps learn of it.
+            room=self._ground.inventory.capacity(self.wanted) - len(self.kept),
+            claimed=self._ground.inventory.claims(self._by_use()),
             surplus_since=self._surplus_since,
             mode=Mode.PAUSED if self.is_paused else Mode.ACTIVE,
         )
@@ -278,9 +280,6 @@ class AppFleet:
         """The replicas that hold a place, those first that can be spared most easily."""
         holding = [kept for kept in self if kept.lease is not None and not kept.is_ending]
         return [kept.id for kept in sorted(holding, key=lambda kept: self.state_of(kept) != "idle")]
-
-    def _leaving(self) -> list[str]:
-        return [kept.id for kept in self if kept.is_ending]
 
     def _counts(self, kept: Kept) -> bool:
         return not kept.is_candidate and kept.revision is self.revision
@@ -330,7 +329,9 @@ class AppFleet:
         hosted.is_starting(kept.id, "waiting for a place on this machine")
         if not self.has_room(kept.wanted):
             ground.on_places()
-        kept.lease = lease = await ground.inventory.lease(kept.wanted, kept.id)
+        kept.lease = lease = await ground.inventory.lease(
+            kept.wanted, kept.id, ahead=kept.is_candidate
+        )
         await ground.apps.add_replica(
             ReplicaRow(kept.id, hosted.name, kept.revision.id, ground.server, lease.gpus)
         )

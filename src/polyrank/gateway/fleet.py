@@ -17,7 +17,7 @@ from prometheus_client import Metric
 
 from polyrank import reports
 from polyrank.deploy.manifest import Manifest
-from polyrank.errors import PolyrankError
+from polyrank.errors import InvalidInput, PolyrankError
 from polyrank.gateway import families
 from polyrank.gateway.appfleet import AppFleet, Ground, Kept
 from polyrank.gateway.deployment import Deployment, DeploymentFailed
@@ -25,7 +25,7 @@ from polyrank.gateway.notices import FLEET
 from polyrank.gateway.rollout import Rollout, Strategy
 from polyrank.gateway.server import Server
 from polyrank.gateway.staging import Staging
-from polyrank.scaler.gpus import Device, Inventory, Wanted
+from polyrank.scaler.gpus import Device, Inventory, LeaseConflict, Wanted
 from polyrank.scaler.launch.base import Handle, Launcher
 from polyrank.scaler.logs import Logs
 from polyrank.scaler.policy import Scaling
@@ -51,9 +51,12 @@ class Fleet:
         inventory: Inventory,
         staging: Staging,
         logs: Logs,
+        name: str,
     ) -> None:
+        """``name`` is that of this server, the same after each start."""
         server.metrics.more = self._metrics
-        self.apps = Apps(server.database)
+        server.on_deployed = self._follow_another
+        self.apps = Apps(server.database, server=name, origin=server.id)
         self.inventory = inventory
         self._server = server
         self._launcher = launcher
@@ -68,7 +71,7 @@ class Fleet:
             logs=logs,
             on_places=self._look,
             on_change=self._tell,
-            server=server.id,
+            server=name,
         )
         self._fleets: dict[str, AppFleet] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -76,6 +79,7 @@ class Fleet:
         self._rolling: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._tasks: asyncio.TaskGroup | None = None
         self._keeps_replicas = False
+        self._is_ending = False
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -89,13 +93,14 @@ class Fleet:
                 if app.revision is not None:
                     await self._take_up(app, left)
             for handle in left:
-                log.warning("ending replica %s: its app serves another revision", handle.spec.id)
+                log.warning("ending replica %s, which is not served any more", handle.spec.id)
                 self._tasks.create_task(handle.terminate())
             self._server.apps.settle()
             sweeping = self._tasks.create_task(self._sweep())
             try:
                 yield
             finally:
+                self._is_ending = True
                 sweeping.cancel()
                 await self._end()
 
@@ -118,6 +123,15 @@ class Fleet:
             if (kept := fleet.kept.get(replica)) is not None:
                 return fleet, kept
         raise NotDeployed(f"no replica {replica!r} runs here; `polyrank runners list` shows them")
+
+    def handle(self, replica: str) -> Handle | None:
+        """That of a replica, by the start of its id; None before it is started. Raises NotDeployed
+        or InvalidInput."""
+        found = [kept for fleet in self for kept in fleet if kept.id.startswith(replica)]
+        if len(found) > 1:
+            ids = ", ".join(kept.id for kept in found)
+            raise InvalidInput(f"{replica!r} begins the ids of several replicas: {ids}")
+        return found[0].handle if found else self.find(replica)[1].handle
 
     def deployment(self, id: str) -> Deployment:
         """A deployment that is under way or has just ended. Raises NotDeployed."""
@@ -205,18 +219,69 @@ class Fleet:
         fleet.serve(revision, Scaling.of(options), wanted_of(options))
         for handle in [each for each in left if each.spec.app == app.name]:
             if handle.spec.revision == revision.id:
-                left.remove(handle)
                 gpus = handle.spec.gpus or ()
                 slots = 0 if gpus else slots_of(fleet.wanted)
-                lease = self.inventory.adopt(handle.spec.id, gpus, slots)
+                try:
+                    lease = self.inventory.adopt(handle.spec.id, gpus, slots)
+                except LeaseConflict as error:
+                    log.error("%s: %s", app.name, error)
+                    continue  # it is ended, and another one started elsewhere
+                left.remove(handle)
                 fleet.adopt(handle, revision, lease)
         await self._begin(fleet)
+
+    def _follow_another(self, app: str) -> None:
+        """Another server has changed what is deployed of an app, or with no name perhaps of any."""
+        if self._tasks is not None and not self._is_ending:
+            self._tasks.create_task(self._catch_up(app))
+
+    async def _catch_up(self, name: str) -> None:
+        """Serves what the store says that is deployed, as the server does that was told so."""
+        try:
+            deployed = {app.name: app for app in await self.apps.all()}
+            for each in [name] if name else {*deployed, *self._fleets}:
+                async with self._rolling[each]:
+                    await self._catch_up_with(each, deployed.get(each))
+        except PolyrankError as error:
+            log.error("another server has changed %s, and this one cannot: %s", name, error)
+
+    async def _catch_up_with(self, name: str, app: DeployedApp | None) -> None:
+        fleet = self._fleets.get(name)
+        if app is None:
+            if fleet is not None:
+                fleet.is_paused = True
+                await fleet.end_all()
+                self._unhost(name)
+        elif app.revision is not None:
+            if fleet is None or fleet.revision is None:
+                return await self._take_up(app, [])
+            revision = await self.apps.revision(app.revision)
+            options = effective_options(revision, app.scaling)
+            if fleet.revision.id == revision.id:
+                fleet.rescale(Scaling.of(options), wanted_of(options))
+                fleet.hosted.limits = _limits(fleet.hosted.limits, options)
+                return
+            deployment = Deployment(secrets.token_hex(6), revision)
+            await self._staging.build(revision, deployment.add_line)
+
+            async def on_ready(*_: object) -> None:
+                fleet.hosted.openapi = _openapi(revision)
+
+            rollout = Rollout(
+                fleet,
+                revision,
+                deployment,
+                scaling=Scaling.of(options),
+                wanted=wanted_of(options),
+                on_ready=on_ready,
+            )
+            await rollout.run(revision.manifest["strategy"])
 
     def _host(self, name: str, revision: Revision) -> AppFleet:
         limits = msgspec.convert(revision.limits or {}, reports.Limits)
         hosted = self._server.host(name, limits)
         hosted.routes = [dict(route) for route in revision.routes or ()]
-        hosted.openapi = json.dumps(revision.openapi).encode() if revision.openapi else b""
+        hosted.openapi = _openapi(revision)
         changed = asyncio.Event()
         hosted.on_demand = changed.set
         fleet = AppFleet(hosted, self._ground, changed, lambda: self._server.requests.backlog(name))
@@ -357,6 +422,10 @@ class Fleet:
 def effective_options(revision: Revision, scaling: Mapping[str, Any]) -> dict[str, Any]:
     """An app's options as they hold: those of the revision, and over them what was set apart."""
     return {**revision.manifest["options"], **scaling}
+
+
+def _openapi(revision: Revision) -> bytes:
+    return json.dumps(revision.openapi).encode() if revision.openapi else b""
 
 
 def wanted_of(options: Mapping[str, Any]) -> Wanted:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -19,7 +19,7 @@ from polyrank import reports
 from polyrank.errors import PolyrankError, StoreUnavailable
 from polyrank.gateway import gate, pages, signatures, tokens
 from polyrank.gateway.accounts import Accounts
-from polyrank.gateway.addresses import find_target
+from polyrank.gateway.addresses import Target, find_target
 from polyrank.gateway.answers import error_answer, routing_answer
 from polyrank.gateway.bounds import Bounds
 from polyrank.gateway.callers import Callers
@@ -89,6 +89,8 @@ class Server:
         self.metrics = Metrics(self.apps, self.requests)
         self.bounds = Bounds(self.requests, settings.max_queued)
         self.notices = Notices()
+        # Another server has changed what is deployed of an app, or perhaps of any.
+        self.on_deployed: Callable[[str], None] = lambda app: None
         self._tasks: asyncio.TaskGroup | None = None
         self._dispatching: dict[str, asyncio.Task[None]] = {}
 
@@ -194,15 +196,16 @@ class Server:
     def _note_end(self, ended: Changed) -> None:
         """This server has ended a request of the queue."""
         if (entry := self.apps.get(ended.app)) is not None and ended.status is not None:
-            begun = ended.finished_at if ended.started_at is None else ended.started_at
-            ran_s = None if ended.started_at is None else ended.finished_at - ended.started_at
-            entry.app.traffic.note_completed(
-                "POST", ended.status, begun - ended.submitted_at, ran_s
-            )
+            traffic = entry.app.traffic
+            traffic.note_completed("POST", ended.status, ended.waited_s, ended.ran_s)
         self.notices.publish(FLEET)
 
     def _note_foreign_change(self, id: str, app: str) -> None:
         """Another server of this database changed a request; with no id, perhaps many."""
+        if id in ("", changes.DEPLOYED):
+            self.on_deployed(app)
+        if id == changes.DEPLOYED:
+            return
         self.notices.publish(id)
         for entry in self.apps:
             if app in ("", entry.app.name):
@@ -285,8 +288,15 @@ def build(server: Server, deploying: Sequence[BaseRoute] = ()) -> ASGIApp:
         scope = {**scope, "path": path, "face_prefix": target.prefix, "state": state}
         if target.query is not None:
             scope["query_string"] = target.query
-        if scope["type"] == "websocket":
+        if scope["type"] == "websocket" and not _is_own_socket(target):
             return await (framed if target.face == "ws" else websockets)(scope, receive, send)
         await faces.get(target.face, own)(scope, receive, send)
 
     return open_to_browsers(by_face)
+
+
+def _is_own_socket(target: Target) -> bool:
+    """Whether a websocket leads to a replica's shell, and not to an app."""
+    return (target.face, target.path.rpartition("/")[2]) == ("", "exec") and (
+        target.path.startswith("/runners/")
+    )

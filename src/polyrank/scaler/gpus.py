@@ -121,6 +121,7 @@ class Inventory:
         self._avoid_others = avoid_others
         self._broken: dict[str, str] = {}
         self._leases: dict[str, Lease] = {}
+        self._expected: set[str] = set()  # owners whose leases are about to come back
         self._waiters: list[_Waiter] = []
         self._exits: dict[int, int] = {}  # pidfd of each process that is waited for
         self._on_broken: Callable[[Device], None] | None = None
@@ -201,8 +202,11 @@ class Inventory:
             lines.append(f"  {one} and {other} are joined by {_count(count, 'NVLink')}")
         return "\n".join(lines)
 
-    async def lease(self, wanted: Wanted, owner: str) -> Lease:
+    async def lease(self, wanted: Wanted, owner: str, *, ahead: bool = False) -> Lease:
         """Waits its turn, and takes all that is needed at once.
+
+        ``ahead`` of those who wait already is for a replica that takes the place of another one,
+        which would otherwise lose it to them.
 
         Raises NotEnoughDevices if that can never be had here, and LeaseConflict if the owner has
         or waits for a lease already.
@@ -212,7 +216,7 @@ class Inventory:
         granted: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         waiter = _Waiter(owner, wanted, self._here(wanted), granted)
         self._check_possible(waiter)
-        self._waiters.append(waiter)
+        self._waiters.insert(0 if ahead else len(self._waiters), waiter)
         self._serve()
         try:
             return await granted
@@ -235,6 +239,7 @@ class Inventory:
                 raise LeaseConflict(f"{owner} runs on GPU {uuid}, which is not here any more")
             if (other := self._device(uuid).owner) is not None:
                 raise LeaseConflict(f"{owner} runs on GPU {uuid}, and so does {other}")
+        slots = min(slots, self.slots)
         machine = Machine("GPU", len(gpus)) if gpus else Machine("CPU", cores=slots)
         return self._grant(owner, machine, tuple(gpus))
 
@@ -256,16 +261,22 @@ class Inventory:
         usable = [each for each in self._gpus if each not in self._broken]
         return self._fit(wanted, usable, self.slots)
 
-    def claims(self, owners: Sequence[str], leaving: Collection[str] = ()) -> int:
+    def expect_back(self, owner: str) -> None:
+        """An owner is about to give its lease back: nobody else needs to for the same waiter."""
+        if owner in self._leases:
+            self._expected.add(owner)
+
+    def claims(self, owners: Sequence[str]) -> int:
         """How many of these owners, the first of them first, hold what others wait for.
 
-        What ``leaving`` hold is as good as free: they are about to give it back.
+        What is expected back is as good as free.
         """
-        gone = [self._leases[each] for each in leaving if each in self._leases]
+        gone = [self._leases[each] for each in self._expected]
         gpus = {each for each in self._gpus if self._is_free(each)}
         gpus |= {uuid for each in gone for uuid in each.gpus if uuid not in self._broken}
         slots = self._free_slots() + sum(each.slots for each in gone)
-        held = [self._leases[each] for each in owners if each in self._leases]
+        staying = self._leases.keys() - self._expected
+        held = [self._leases[each] for each in owners if each in staying]
         claimed = 0
         for waiter in self._waiters:
             machine = self._possible(waiter)[0]
@@ -399,6 +410,7 @@ class Inventory:
     def _take_back(self, lease: Lease) -> None:
         if self._leases.get(lease.owner) is lease:
             del self._leases[lease.owner]
+            self._expected.discard(lease.owner)
             self._serve()
 
     def _is(self, uuid: str, machine: Machine) -> bool:
@@ -453,6 +465,10 @@ class Elsewhere(Inventory):
     def room(self, wanted: Wanted) -> int:
         """There may always be a place; whoever looks for it says if there is none."""
         return sys.maxsize
+
+    def capacity(self, wanted: Wanted) -> int:
+        """The same as ``room``."""
+        return self.room(wanted)
 
     def describe(self) -> str:
         """All of it, for people."""

@@ -356,16 +356,12 @@ def _signal_name(signum: int) -> str:
 
 
 def main() -> None:
-    """Reads what to run; without all of it, there is nothing to keep."""
+    """Reads what to run, and keeps it."""
     text = sys.stdin.buffer.read()
     os.dup2(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), 0)
     os.closerange(LISTENING_FD + 1, os.sysconf("SC_OPEN_MAX"))
-    try:
-        order = json.loads(text)
-    except ValueError:  # the server ended on its way
-        sys.exit(1)
     os.set_inheritable(LISTENING_FD, False)
-    Keeper(order, socket.socket(fileno=LISTENING_FD)).run()
+    Keeper(json.loads(text), socket.socket(fileno=LISTENING_FD)).run()
 
 
 if __name__ == "__main__":

@@ -245,7 +245,7 @@ def _stops(
     # One that waits for its place has cost nothing yet.
     stop = crew.pending[: max(0, crew.alive - target)]
     surplus: list[Replica] = []
-    next_at = None
+    ends: dict[str, float] = {}
     # Only ready ones count as surplus: those that are starting up may fail.
     if surplus_since is not None:
         ends = {each.id: each.expires_at(scaling.keep_alive, surplus_since) for each in crew.free}
@@ -253,11 +253,11 @@ def _stops(
         surplus = by_end[: crew.ready - target]
         expired = sum(ends[each.id] <= seen.now for each in surplus)
         stop += surplus[: max(expired, seen.claimed)]
-        next_at = min((ends[each.id] for each in surplus if each not in stop), default=None)
     if (limit := scaling.max_concurrency) is not None:
         above = max(0, crew.alive - len(stop) - limit)
         rest = [*crew.pending, *crew.starting, *surplus]
         stop += [each for each in rest if each not in stop][:above]
+    next_at = min((ends[each.id] for each in surplus if each not in stop), default=None)
     return tuple(each.id for each in stop), next_at
 
 

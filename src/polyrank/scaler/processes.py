@@ -10,6 +10,7 @@ import fcntl
 import os
 import signal
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 # Above the descriptors that children are given, so that none is overwritten before it is copied.
 SAFE_FD = 16
@@ -29,18 +30,26 @@ def spawn(
         for fd, source in descriptors.items()
     }
     try:
-        return os.posix_spawnp(
-            command[0],
-            list(command),
-            dict(environment),
-            file_actions=[(os.POSIX_SPAWN_DUP2, copy, fd) for fd, copy in copies.items()],
-            setsid=True,
-            setsigmask=[],
-            setsigdef=RESET_SIGNALS,
-        )
+        actions = [(os.POSIX_SPAWN_DUP2, copy, fd) for fd, copy in copies.items()]
+        return spawn_with(command, environment, actions)
     finally:
         for copy in copies.values():
             os.close(copy)
+
+
+def spawn_with(
+    command: Sequence[str], environment: Mapping[str, str], actions: Sequence[tuple[Any, ...]]
+) -> int:
+    """The same, with actions of posix_spawn instead of descriptors."""
+    return os.posix_spawnp(
+        command[0],
+        list(command),
+        dict(environment),
+        file_actions=actions,
+        setsid=True,
+        setsigmask=[],
+        setsigdef=RESET_SIGNALS,
+    )
 
 
 def start_time(pid: int) -> int | None:

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, RowMapping
 
 from polyrank.errors import PolyrankError
+from polyrank.store import changes
 from polyrank.store.database import Database
 from polyrank.store.tables import apps, replicas, revisions
 
@@ -65,6 +66,7 @@ class Revision:
     number: int
     manifest: Mapping[str, Any]
     code_hash: str
+    server: str
     created_by: str
     created_at: float
     state: str = "deploying"
@@ -93,9 +95,20 @@ class ReplicaRow:
 class Apps:
     """The apps of one database. Every method is one transaction."""
 
-    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Callable[[], float] = time.time,
+        *,
+        server: str = "",
+        origin: str = "",
+    ) -> None:
+        """``server`` names this server, also after its next start; ``origin`` names this start of
+        it to the others that share a Postgres database."""
         self._database = database
         self._clock = clock
+        self._server = server
+        self._origin = origin
 
     async def all(self) -> list[DeployedApp]:
         """Every app, by name."""
@@ -135,7 +148,9 @@ class Apps:
                 )
             last = sa.select(sa.func.max(revisions.c.number)).where(revisions.c.app == name)
             number = (connection.execute(last).scalar() or 0) + 1
-            revision = Revision(new_id(), name, number, manifest, code_hash, created_by, now)
+            revision = Revision(
+                new_id(), name, number, manifest, code_hash, self._server, created_by, now
+            )
             connection.execute(sa.insert(revisions), vars(revision))
             return revision
 
@@ -189,10 +204,10 @@ class Apps:
         await self._update_revision(id, state="failed", error=error)
 
     async def fail_unfinished(self, error: str) -> None:
-        """The deployments that a server before this one has not ended have failed."""
+        """The deployments that this server has not ended before it ended have failed."""
         update = (
             sa.update(revisions)
-            .where(revisions.c.state == "deploying")
+            .where(revisions.c.state == "deploying", revisions.c.server == self._server)
             .values(state="failed", error=error)
         )
         await self._database.write(lambda c: c.execute(update).rowcount)
@@ -207,8 +222,7 @@ class Apps:
 
     async def delete(self, app: str) -> None:
         """The app and its revisions are gone; requests that were kept stay. Raises NotDeployed."""
-        gone = sa.delete(apps).where(apps.c.name == app)
-        if not await self._database.write(lambda c: c.execute(gone).rowcount):
+        if not await self._change(app, sa.delete(apps).where(apps.c.name == app)):
             raise NotDeployed(f"{app!r} is not deployed here")
 
     async def add_replica(self, row: ReplicaRow) -> None:
@@ -253,8 +267,18 @@ class Apps:
     async def _update_app(self, name: str, **values: Any) -> None:
         update = sa.update(apps).where(apps.c.name == name)
         update = update.values(updated_at=self._clock(), **values)
-        if not await self._database.write(lambda c: c.execute(update).rowcount):
+        if not await self._change(name, update):
             raise NotDeployed(f"{name!r} is not deployed here")
+
+    async def _change(self, app: str, change: sa.Update | sa.Delete) -> int:
+        """Changes the row of an app, and tells the other servers of it; 0 if there is none."""
+
+        def work(connection: Connection) -> int:
+            if self._database.dialect == "postgresql":
+                changes.tell(connection, self._origin, changes.DEPLOYED, app)
+            return connection.execute(change).rowcount
+
+        return await self._database.write(work)
 
     async def _update_revision(self, id: str, **values: Any) -> None:
         update = sa.update(revisions).where(revisions.c.id == id).values(**values)

@@ -6,18 +6,30 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
 from polyrank.store.database import Database
 
 log = logging.getLogger("polyrank.store")
 
 CHANNEL = "polyrank_requests"
+# Stands for a request's id where it is what is deployed of an app that has changed.
+DEPLOYED = "deployed"
+NOTIFY = sa.select(sa.func.pg_notify(CHANNEL, sa.bindparam("what")))
 # How long to leave a database alone that has just failed.
 PAUSE_S = 1.0
 
 
+def tell(connection: Connection, origin: str, id: str, app: str) -> None:
+    """Tells the other servers of a Postgres database, once the transaction is committed."""
+    connection.execute(NOTIFY, {"what": f"{origin} {id} {app}"})
+
+
 async def follow(database: Database, origin: str, on_change: Callable[[str, str], None]) -> None:
     """Calls ``on_change(request id, app)`` for each change of a request by another server, until
-    cancelled; with two empty strings where changes may have been missed. ``origin`` is our name.
+    cancelled; with ``DEPLOYED`` and the app for one of what is deployed, and with two empty strings
+    where changes may have been missed. ``origin`` is our name.
 
     SQLite has one server: there, this returns at once.
     """

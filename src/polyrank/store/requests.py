@@ -25,7 +25,7 @@ from sqlalchemy import Connection, RowMapping
 from sqlalchemy.dialects import postgresql, sqlite
 
 from polyrank.errors import IdempotencyConflict, QueueFull
-from polyrank.store.changes import CHANNEL
+from polyrank.store import changes
 from polyrank.store.database import Database
 from polyrank.store.tables import QUEUED, RUNNING, requests, webhooks
 
@@ -130,6 +130,17 @@ class Changed(NamedTuple):
     submitted_at: float = 0.0
     started_at: float | None = None
     finished_at: float = 0.0
+
+    @property
+    def waited_s(self) -> float:
+        """How long it waited until it ran, or until it ended."""
+        until = self.finished_at if self.started_at is None else self.started_at
+        return until - self.submitted_at
+
+    @property
+    def ran_s(self) -> float | None:
+        """How long it ran; None if it did not."""
+        return None if self.started_at is None else self.finished_at - self.started_at
 
 
 class Requests:
@@ -490,7 +501,7 @@ class Requests:
         """Tells the other servers of this database, once the transaction is committed."""
         if self._database.dialect == "postgresql":
             for id, app in changed:
-                connection.execute(_NOTIFY, {"what": f"{self._origin} {id} {app}"})
+                changes.tell(connection, self._origin, id, app)
 
     def _sweep(self, connection: Connection) -> int:
         old = (
@@ -526,7 +537,6 @@ LOST = Answer(503, error="whoever ran the request is gone", error_type="runner_d
 
 
 # Statements are built once: building one costs SQLAlchemy more than SQLite takes to run it.
-_NOTIFY = sa.select(sa.func.pg_notify(CHANNEL, sa.bindparam("what")))
 _waiting = (requests.c.app == sa.bindparam("app")) & QUEUED
 _place = (requests.c.priority, requests.c.turn, requests.c.seq)
 _KNOWN = sa.select(requests.c.id, requests.c.fingerprint).where(

@@ -231,6 +231,8 @@ revisions = Table(
     # What was deployed, with all its options; see deploy/manifest.py.
     Column("manifest", JSON, nullable=False),
     Column("code_hash", Text, nullable=False),
+    # Which server deploys it.
+    Column("server", Text, nullable=False),
     Column("created_by", Text, nullable=False),
     Column("created_at", Double, nullable=False),
     # "deploying", "ready" or "failed", and why.

@@ -8,9 +8,10 @@ import pytest
 import pytest_asyncio
 import torch
 from diffusers import StableDiffusionXLPipeline
-from diffusion_workers import MODEL, PROMPT, Painter
+from diffusion_workers import MODEL, PROMPT, Painter, Transformers
 
 from polyrank.distributed import DistributedRunner
+from polyrank.errors import WorkerError
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
@@ -68,30 +69,90 @@ async def test_previews_of_a_cancelled_request_stay_out_of_the_next(
     assert [event["progress"] for event in events[:2]] == [2 / 8, 3 / 8]
 
 
+@pytest.fixture(scope="module")
+def alone() -> StableDiffusionXLPipeline:
+    """The plain pipeline, which paints in the test's own process."""
+    torch.set_num_threads(1)
+    plain = StableDiffusionXLPipeline.from_pretrained(MODEL)
+    plain.set_progress_bar_config(disable=True)
+    return plain
+
+
+def paint(
+    plain: StableDiffusionXLPipeline, guidance: float = 4.0, height: int = 128, **options: Any
+) -> Any:
+    """The first picture of what ``Painter`` would paint."""
+    return plain(
+        PROMPT,
+        num_inference_steps=4,
+        height=height,
+        width=128,
+        generator=torch.Generator().manual_seed(0),
+        guidance_scale=guidance,
+        **options,
+    ).images[0]
+
+
+def difference(one: Any, other: Any) -> int:
+    """Of two pictures: the largest of any channel."""
+    return int(np.abs(np.asarray(one, int) - np.asarray(other, int)).max())
+
+
 @pytest.mark.parametrize(
     "options",
     [
         {},
         {"negative_prompt": "blurry"},
         {"num_images_per_prompt": 2},
-        {"guidance": 1.0},  # without guidance there is nothing to share
+        {"guidance": 1.0},  # without guidance all share the rows
+        {"height": 72},  # nine rows of latents: each decodes the whole
     ],
 )
 async def test_two_ranks_paint_the_picture_of_one(
-    together: DistributedRunner, options: dict[str, Any]
+    together: DistributedRunner, alone: StableDiffusionXLPipeline, options: dict[str, Any]
 ) -> None:
-    plain = StableDiffusionXLPipeline.from_pretrained(MODEL)
-    plain.set_progress_bar_config(disable=True)
-    expected = plain(
-        PROMPT,
-        num_inference_steps=4,
-        height=128,
-        width=128,
-        generator=torch.Generator().manual_seed(0),
-        guidance_scale=options.get("guidance", 4.0),
-        **{name: value for name, value in options.items() if name != "guidance"},
-    ).images[0]
     pictures = await together.invoke({"steps": 4, **options})
     assert pictures[0] == pictures[1]
-    difference = np.abs(np.asarray(pictures[0], int) - np.asarray(expected, int))
-    assert difference.max() <= 2
+    assert difference(pictures[0], paint(alone, **options)) <= 2
+
+
+async def test_four_ranks_paint_the_picture_of_one(alone: StableDiffusionXLPipeline) -> None:
+    runner = DistributedRunner(Painter, world_size=4, device="cpu")
+    await runner.start(together=True)
+    try:
+        for options in (
+            {},  # two branches of guidance, two bands of rows
+            {"num_images_per_prompt": 2},  # four rows of the batch
+            {"guidance": 1.0, "height": 256},  # four bands
+        ):
+            pictures = await runner.invoke({"steps": 4, **options})
+            assert all(picture == pictures[0] for picture in pictures)
+            assert difference(pictures[0], paint(alone, **options)) <= 2
+        with pytest.raises(WorkerError, match="multiple of 16; it is 18"):
+            await runner.invoke({"steps": 4, "guidance": 1.0, "height": 144})
+        # All refused it at the same time, and go on together.
+        assert len(await runner.invoke({"steps": 2})) == 4
+    finally:
+        await runner.stop()
+
+
+async def test_a_picture_is_the_same_alone_and_in_a_batch(
+    together: DistributedRunner, alone: StableDiffusionXLPipeline
+) -> None:
+    # A generator gives the first picture of a batch the noise that it gives a single one.
+    batched = await together.invoke({"steps": 4, "num_images_per_prompt": 4})
+    assert difference(batched[0], paint(alone)) <= 2
+
+
+async def test_transformers_are_shared_by_their_batch_and_their_tokens() -> None:
+    async with DistributedRunner(Transformers, world_size=2, device="cpu") as runner:
+        for call in (
+            {"name": "flux", "batch": 1},  # tokens, as diffusers divides them
+            {"name": "flux", "batch": 2},  # batch
+            {"name": "sd3", "batch": 2},
+        ):
+            assert await runner.invoke(call) < 1e-5
+        with pytest.raises(WorkerError, match="2 ranks cannot share 63 tokens"):
+            await runner.invoke({"name": "flux", "batch": 1, "tokens": 63})
+        with pytest.raises(WorkerError, match="cannot divide the tokens of SD3Transformer2DModel"):
+            await runner.invoke({"name": "sd3", "batch": 1})

@@ -291,3 +291,14 @@ async def test_a_launcher_leaves_no_process_and_no_descriptor(spec: Spec, tmp_pa
     handles[0].kill()
     await launcher.close(keep=False)
     assert held() == before
+
+
+async def test_a_start_that_is_given_up_leaves_nothing(spec: Spec, tmp_path: Path) -> None:
+    launcher = LocalLauncher(tmp_path / "replicas")
+    before = psutil.Process().children()
+    starting = asyncio.create_task(launcher.start(spec(script=WAITS)))
+    await asyncio.sleep(0)
+    [keeper] = [each for each in psutil.Process().children() if each not in before]
+    starting.cancel()
+    await launcher.close(keep=False)
+    assert not keeper.is_running()

@@ -30,6 +30,9 @@ class Where(polyrank.App):
     def setup(self):
         print("hello from setup")
 
+    def teardown(self):
+        print("goodbye")
+
     @polyrank.endpoint("/")
     def where(self) -> dict:
         return {"pid": os.getpid(), "raylet": os.environ["RAY_RAYLET_PID"], "word": words.WORD,
@@ -112,12 +115,12 @@ async def test_a_replica_from_start_to_end(launcher: RayLauncher, folders: Path)
             assert refused.status_code == 401
             assert "its server only" in refused.json()["detail"]
     await handle.terminate()
-    assert (await ended(handle)).exit_status == 0
+    assert "it was asked to end" in (await ended(handle)).reason
     assert not psutil.pid_exists(answer["pid"])
     log = b"".join(piece.data for piece in pieces(folders / "server" / handle.spec.id, 0))
     messages = [json.loads(line)["message"] for line in log.splitlines()]
-    assert "hello from setup" in messages
-    assert "exit status 0" in messages[-1]
+    assert messages.index("hello from setup") < messages.index("goodbye")
+    assert "it was asked to end" in messages[-1]
 
 
 async def until_ready(handle: RayHandle) -> AsyncIterator[Any]:

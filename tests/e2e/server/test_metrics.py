@@ -90,7 +90,8 @@ async def test_queued_requests_are_counted_where_they_wait_run_and_end(here: Any
     async with contextlib.AsyncExitStack() as calls:
         for _ in range(server.apps.get(APP).app.replicas.places):  # all of them are taken
             call = client.stream("POST", f"/run/{APP}/stream", json={"number": 10_000})
-            await anext((await calls.enter_async_context(call)).aiter_bytes())
+            answer = await calls.enter_async_context(call)
+            assert answer.status_code == 200, "its first event is there"
         ids = [
             (await client.post(f"/queue/{APP}", json={"number": 1})).json()["request_id"]
             for _ in range(3)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from diffusers import AutoencoderKL, DDIMScheduler, DPMSolverMultistepScheduler
 from torch import nn
 
@@ -166,14 +167,30 @@ def test_only_an_optimized_pipeline_is_parallelized(plain: Any) -> None:
         parallelize(plain)
 
 
-def test_the_worker_of_the_manual_paints(monkeypatch: Any) -> None:
-    page = (MODEL.parents[1] / "docs" / "diffusion.md").read_text()
-    code = page.split("```python\n")[1].split("```")[0]
+@pytest.fixture
+def manual(monkeypatch: Any) -> dict[str, Any]:
+    """What the manual's code defines, run where it would be."""
     names: dict[str, Any] = {"__name__": "manual"}
-    exec(compile(code, "diffusion.md", "exec"), names)
+    for code in (MODEL.parents[1] / "docs" / "diffusion.md").read_text().split("```python\n")[1:]:
+        exec(compile(code.split("```")[0], "diffusion.md", "exec"), names)
     monkeypatch.chdir(MODEL.parents[1])
-    worker = names["Painter"]()
+    return names
+
+
+def test_the_worker_of_the_manual_paints(manual: dict[str, Any]) -> None:
+    worker = manual["Painter"]()
     worker._device = torch.device("cpu")
     worker.setup()
     assert worker(prompt="a red circle", steps=2)["image"].size == (256, 256)
     worker.previewer.close()
+
+
+def test_the_worker_of_the_manual_that_shares_a_picture_paints(manual: dict[str, Any]) -> None:
+    worker = manual["OnePicture"]()
+    worker._device = torch.device("cpu")
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        worker.setup()
+        assert worker(prompt="a red circle", steps=2)["image"].size == (256, 256)
+    finally:
+        dist.destroy_process_group()

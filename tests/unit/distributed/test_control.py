@@ -36,6 +36,32 @@ def test_all_ranks_leave_one_step_after_the_furthest(steps: list[int]) -> None:
     control.close()
 
 
+@given(st.lists(st.integers(0, 30), min_size=4, max_size=4))
+def test_ranks_on_two_machines_leave_at_the_same_step(steps: list[int]) -> None:
+    """Each machine has a page of its own; no rank passes a checkpoint between the two halves."""
+    pages = [ControlBlock(create_fd("control"), world_size=4) for _ in range(2)]
+    for rank, step in enumerate(steps):
+        pages[rank % 2].publish_step(rank, call=5, step=step)
+    furthest = max(page.halt(5) for page in pages)
+    left: dict[int, int] = {}
+
+    def run(rank: int) -> None:
+        left[rank] = leave(pages[rank % 2], rank, call=5, after=steps[rank])
+
+    ranks = [threading.Thread(target=run, args=(rank,)) for rank in range(4)]
+    for thread in ranks:
+        thread.start()
+    assert left == {}  # they wait
+    for page in pages:
+        page.leave_at(5, furthest + 1)
+        page.leave_at(4, 0)  # of an earlier call, and late
+    for thread in ranks:
+        thread.join()
+    assert set(left.values()) == {max(steps) + 1}
+    for page in pages:
+        page.close()
+
+
 def test_steps_of_an_earlier_call_do_not_count(control: ControlBlock) -> None:
     control.publish_step(2, call=1, step=40)
     control.publish_step(0, call=2, step=3)

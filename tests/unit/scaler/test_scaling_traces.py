@@ -146,7 +146,7 @@ def small_traces(draw: st.DrawFn) -> Trace:
     return Trace("drawn", np.array(arrivals), np.array(service[: len(arrivals)]))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(derandomize=True, deadline=None, max_examples=60)
 @given(
     small_traces(),
     st.builds(

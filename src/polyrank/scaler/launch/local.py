@@ -109,7 +109,7 @@ class LocalLauncher:
         _in_folder(folder, listening.bind)
         listening.listen(64)
         try:
-            await self._start_keeper(spec, folder, listening)
+            pidfd = self._start_keeper(spec, folder, listening)
         except OSError as error:
             shutil.rmtree(folder, ignore_errors=True)
             listening.close()
@@ -117,7 +117,12 @@ class LocalLauncher:
         connection = dial(folder)
         # From here on it listens as long as the keeper lives.
         listening.close()
-        handle = None if connection is None else await _greeted(folder, connection)
+        try:
+            handle = None if connection is None else await _greeted(folder, connection)
+        except asyncio.CancelledError:
+            if pidfd in self._keepers:
+                processes.send(pidfd, signal.SIGTERM)
+            raise
         if handle is None:
             why = _tail(folder / "keeper.log")
             shutil.rmtree(folder, ignore_errors=True)
@@ -171,33 +176,25 @@ class LocalLauncher:
         self._handles.pop(handle.spec.id, None)
         self.sweep()
 
-    async def _start_keeper(
-        self, spec: ReplicaSpec, folder: Path, listening: socket.socket
-    ) -> None:
-        """Starts it and gives it its order."""
-        order = json.dumps(self._order(spec, folder)).encode()
-        read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
-        errors = os.open(
-            folder / "keeper.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
-        )
-        out, err = self._keeping.output or (errors, errors)
-        # -P: the folder that we happen to be in must not shadow a module.
-        command = [sys.executable, "-P", "-m", "polyrank.scaler.keeper"]
-        environment = {**os.environ, "PYTHONPATH": _python_path()}
-        descriptors = {0: read_fd, 1: out, 2: err, 3: listening.fileno()}
-        try:
-            pid = processes.spawn(command, environment, descriptors)
-        except OSError:
-            os.close(write_fd)
-            raise
-        finally:
-            os.close(read_fd)
-            os.close(errors)
-        self._reap_in_time(pid)
-        with contextlib.suppress(BrokenPipeError):
-            await asyncio.to_thread(_write_and_close, write_fd, order)
+    def _start_keeper(self, spec: ReplicaSpec, folder: Path, listening: socket.socket) -> int:
+        """Starts it with its order; its pidfd."""
+        with contextlib.ExitStack() as stack:
+            # What it is told is there as a whole, and in no file: the environment holds secrets.
+            order = stack.enter_context(os.fdopen(os.memfd_create("order"), "wb", 0))
+            order.write(json.dumps(self._order(spec, folder)).encode())
+            order.seek(0)
+            errors = stack.enter_context((folder / "keeper.log").open("ab", 0))
+            out, err = self._keeping.output or (errors.fileno(), errors.fileno())
+            # -P: the folder that we happen to be in must not shadow a module.
+            pid = processes.spawn(
+                [sys.executable, "-P", "-m", "polyrank.scaler.keeper"],
+                {**os.environ, "PYTHONPATH": _python_path()},
+                {0: order.fileno(), 1: out, 2: err, 3: listening.fileno()},
+            )
+        return self._reap_in_time(pid)
 
-    def _reap_in_time(self, pid: int) -> None:
+    def _reap_in_time(self, pid: int) -> int:
+        """Takes a keeper's exit status when it has ended; its pidfd until then."""
         loop = asyncio.get_running_loop()
         pidfd = os.pidfd_open(pid)
         self._keepers[pidfd] = loop.create_future()
@@ -209,10 +206,10 @@ class LocalLauncher:
             self._keepers.pop(pidfd).set_result(None)
 
         loop.add_reader(pidfd, reap)
+        return pidfd
 
     def _order(self, spec: ReplicaSpec, folder: Path) -> dict[str, Any]:
-        """What a keeper is told to run. It is told through a pipe: the environment holds secrets,
-        and stands in no file."""
+        """What a keeper is told to run."""
         keeping = self._keeping
         is_kept = keeping.output is None
         described = {**_as_json(spec), "environment": {}}
@@ -417,10 +414,14 @@ async def _greeted(folder: Path, connection: socket.socket) -> LocalHandle | Non
     connection.setblocking(False)
     reader, writer = await asyncio.open_unix_connection(sock=connection, limit=LONGEST_LINE)
     line = b""
-    with contextlib.suppress(OSError):
+    try:
         line = await reader.readline()
+    except OSError:
+        pass
+    finally:
+        if not line:
+            writer.close()
     if not line:
-        writer.close()
         return None
     hello = _decoder.decode(line)
     assert isinstance(hello, _Hello)
@@ -477,11 +478,6 @@ def _in_folder(folder: Path, act: Callable[[str], None]) -> None:
         act(f"/proc/self/fd/{fd}/{SOCKET}")
     finally:
         os.close(fd)
-
-
-def _write_and_close(fd: int, data: bytes) -> None:
-    with os.fdopen(fd, "wb") as pipe:
-        pipe.write(data)
 
 
 def _tail(path: Path) -> str:

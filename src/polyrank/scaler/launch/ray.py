@@ -13,8 +13,6 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
-from ray.util.placement_group import placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from polyrank import reports
 from polyrank.distributed.launch.ray import connect
@@ -173,12 +171,12 @@ class RayLauncher:
         try:
             code_hash, data = await asyncio.to_thread(pack, spec.folder)
             archive = await asyncio.to_thread(ray.put, data)
-            actor, placed = await asyncio.to_thread(self._place, spec)
+            actor = await asyncio.to_thread(self._place, spec)
         except (OSError, RayError) as error:
             raise LaunchFailed(f"no replica can be placed: {error}") from error
         package = Package(code_hash, self._environment_of(spec))
         actor.start.remote(package, [archive])
-        return self._add(RayHandle(spec, actor, self._cluster, placed, archive))
+        return self._add(RayHandle(spec, actor, self._cluster, archive))
 
     async def recover(self) -> list[RayHandle]:
         """Those that a server before us, of the same namespace, has left."""
@@ -192,25 +190,17 @@ class RayLauncher:
             await asyncio.gather(*(handle.terminate() for handle in handles))
         await asyncio.gather(*(handle.let_go() for handle in handles))
 
-    def _place(self, spec: ReplicaSpec) -> tuple[Any, Any]:
-        share = {"CPU": self._cluster.cpus, "GPU": float(spec.num_gpus)}
-        bundles = [{kind: count for kind, count in share.items() if count}]
-        name = PREFIX + spec.id
-        placed = placement_group(bundles, "STRICT_PACK", name=name, lifetime="detached")
-        actor = (
-            ray.remote(ReplicaActor)
-            .options(
-                name=name,
-                namespace=self._cluster.namespace,
-                lifetime="detached",
-                num_cpus=self._cluster.cpus,
-                num_gpus=spec.num_gpus,
-                max_restarts=0,
-                scheduling_strategy=PlacementGroupSchedulingStrategy(placed, 0),
-            )
-            .remote(spec, self._cluster)
-        )
-        return actor, placed
+    def _place(self, spec: ReplicaSpec) -> Any:
+        """An actor is on one machine with all that it asks for, and gives it back with its end."""
+        options = {
+            "name": PREFIX + spec.id,
+            "namespace": self._cluster.namespace,
+            "lifetime": "detached",
+            "num_cpus": self._cluster.cpus,
+            "num_gpus": spec.num_gpus,
+            "max_restarts": 0,
+        }
+        return ray.remote(ReplicaActor).options(**options).remote(spec, self._cluster)
 
     def _find(self) -> list[RayHandle]:
         found = []
@@ -220,8 +210,7 @@ class RayLauncher:
             with contextlib.suppress(ValueError, RayError):  # it is just ending
                 actor = ray.get_actor(each["name"], each["namespace"])
                 spec = ray.get(actor.spec.remote())
-                placed = ray.util.get_placement_group(each["name"])
-                found.append(RayHandle(spec, actor, self._cluster, placed))
+                found.append(RayHandle(spec, actor, self._cluster))
         return found
 
     def _add(self, handle: RayHandle) -> RayHandle:
@@ -236,12 +225,11 @@ class RayHandle:
     pid: int | None = None  # it runs on another machine
 
     def __init__(
-        self, spec: ReplicaSpec, actor: Any, cluster: Cluster, placed: Any, archive: Any = None
+        self, spec: ReplicaSpec, actor: Any, cluster: Cluster, archive: Any = None
     ) -> None:
         self.spec = spec
         self._actor = actor
         self._cluster = cluster
-        self._placed = placed
         self._archive = archive  # kept until the replica's machine has fetched it
         self._known: dict[type, News] = {}
         self._followers: set[asyncio.Queue[News | None]] = set()
@@ -345,7 +333,6 @@ class RayHandle:
         await asyncio.wait([copying], timeout=LAST_LINES_S)
         copying.cancel()
         await asyncio.to_thread(ray.kill, self._actor)
-        await asyncio.to_thread(remove_placement_group, self._placed)
 
     def _publish(self, news: News) -> None:
         if not isinstance(news, reports.Line):

@@ -29,6 +29,7 @@ def upgrade() -> None:
         sa.Column("number", sa.Integer(), nullable=False),
         sa.Column("manifest", sa.JSON(), nullable=False),
         sa.Column("code_hash", sa.Text(), nullable=False),
+        sa.Column("server", sa.Text(), nullable=False),
         sa.Column("created_by", sa.Text(), nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.Column("state", sa.Text(), nullable=False),

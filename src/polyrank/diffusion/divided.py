@@ -1,0 +1,158 @@
+"""A model's layers, computing a band of rows of what they would compute, exactly.
+
+A convolution needs a row of each neighbour, a group norm the sums of all ranks, self-attention
+everybody's keys and values; all else looks at one place of the picture at a time. Where a
+convolution follows a norm, the norm exchanges the edges together with its sums, and hands on a
+band that is a row higher at either end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention
+from diffusers.models.resnet import ResnetBlock2D
+from torch import Tensor, nn
+
+from polyrank.diffusion.norms import SPREAD
+from polyrank.diffusion.rows import Rows
+from polyrank.errors import UnsupportedPipeline
+
+Layer = Callable[[Tensor], Tensor]
+
+
+class Division:
+    """Lets the layers of one model work on bands of rows, when asked to."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.rows: Rows | None = None
+        followed = set(_norms_before_convolutions(model))
+        fed = {convolution for _, convolution in followed}
+        reaching = {norm for norm, _ in followed}
+        for name, part in model.named_modules():
+            if isinstance(part, nn.Conv2d) and part.kernel_size != (1, 1):
+                _check(name, part)
+                self._replace(part, _convolve_extended if part in fed else _convolve)
+            elif isinstance(part, nn.GroupNorm):
+                self._replace(part, _norm_and_extend if part in reaching else _norm)
+            elif isinstance(part, Attention) and not part.is_cross_attention:
+                part.processor.division = self
+
+    @contextlib.contextmanager
+    def among(self, rows: Rows) -> Iterator[None]:
+        """Within the block the layers see, and make, this rank's rows."""
+        self.rows = rows
+        try:
+            yield
+        finally:
+            self.rows = None
+
+    def tokens(self, mine: Tensor) -> Tensor:
+        """The tokens of the whole picture, where they are divided."""
+        return mine if self.rows is None else self.rows.tokens(mine)
+
+    def _replace(self, layer: nn.Module, banded: Callable[..., Tensor]) -> None:
+        stock: Layer = layer.forward
+
+        @functools.wraps(stock)
+        def forward(batch: Tensor) -> Tensor:
+            return stock(batch) if self.rows is None else banded(layer, batch, self.rows)
+
+        layer.forward = forward
+
+
+class RowCore(nn.Module):
+    """A core whose first input and output are bands of rows."""
+
+    def __init__(self, core: nn.Module, division: Division, rows: Rows) -> None:
+        super().__init__()
+        self.core = core
+        self.rows = rows
+        self._division = division
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The core's output for this rank's rows."""
+        with self._division.among(self.rows):
+            output: Tensor = self.core(*inputs)
+        return output
+
+
+def _norms_before_convolutions(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
+    """Pairs with nothing between them but an activation that leaves zeros zeros."""
+    for part in model.modules():
+        if isinstance(part, ResnetBlock2D):
+            if part.upsample is None and part.downsample is None:
+                yield part.norm1, part.conv1
+            if part.time_embedding_norm != "scale_shift":  # which turns zeros into something else
+                yield part.norm2, part.conv2
+        if isinstance(last := getattr(part, "conv_norm_out", None), nn.GroupNorm):
+            yield last, part.conv_out
+
+
+def _check(name: str, convolution: nn.Conv2d) -> None:
+    plain = (
+        convolution.kernel_size == (3, 3)
+        and convolution.padding == (1, 1)
+        and convolution.dilation == (1, 1)
+        and convolution.stride in ((1, 1), (2, 2))
+        and convolution.padding_mode == "zeros"
+    )
+    if not plain:
+        raise UnsupportedPipeline(
+            f"parallelize() cannot divide the rows of {name}: {convolution}; it knows "
+            "convolutions of 3x3 with a padding of 1 and a stride of 1 or 2"
+        )
+
+
+def _convolve(convolution: nn.Conv2d, band: Tensor, rows: Rows) -> Tensor:
+    touching = rows.kept(rows.touching(rows.gather(rows.edges(band))))
+    return _convolve_extended(convolution, rows.extend(band, touching), rows)
+
+
+def _convolve_extended(convolution: nn.Conv2d, extended: Tensor, rows: Rows) -> Tensor:
+    # With a stride of 2 the row below the band is one too many, and is not looked at.
+    return F.conv2d(
+        extended, convolution.weight, convolution.bias, convolution.stride, padding=(0, 1)
+    )
+
+
+def _norm(norm: nn.GroupNorm, band: Tensor, rows: Rows) -> Tensor:
+    moments = rows.gather(_moments(band, norm.num_groups)).mean(0)
+    return _normalize(norm, band, moments)
+
+
+def _norm_and_extend(norm: nn.GroupNorm, band: Tensor, rows: Rows) -> Tensor:
+    moments, edges = _moments(band, norm.num_groups), rows.edges(band)
+    everyone = rows.gather(torch.cat([moments.flatten(), edges.flatten().float()]))
+    moments_of_all = everyone[:, : moments.numel()].unflatten(1, moments.shape).mean(0)
+    touching = rows.touching(everyone[:, moments.numel() :].unflatten(1, edges.shape))
+    # Pictures in front, as everywhere else: [pictures, channels, 2, width].
+    normed = _normalize(norm, touching.permute(1, 2, 0, 3), moments_of_all).to(band.dtype)
+    touching = rows.kept(normed.permute(2, 0, 1, 3))
+    return rows.extend(_normalize(norm, band, moments_of_all), touching)
+
+
+def _moments(band: Tensor, groups: int) -> Tensor:
+    """Means of the values and of their squares, [2, pictures, groups], in float32."""
+    count, channels = band.shape[:2]
+    # Rows first, then groups: kernels give a group to one processor of a hundred.
+    places = band.flatten(2).transpose(1, 2).float()
+    parts = places.unflatten(1, (math.gcd(band.shape[2], SPREAD), -1))
+    sums = torch.stack([parts.sum(2), parts.square().sum(2)]).sum(2)
+    each = places.shape[1] * channels // groups
+    return sums.unflatten(-1, (groups, -1)).sum(-1) / each
+
+
+def _normalize(norm: nn.GroupNorm, batch: Tensor, moments: Tensor) -> Tensor:
+    mean, square = moments
+    scale = torch.rsqrt(square - mean.square() + norm.eps)
+    each = norm.num_channels // norm.num_groups
+    factor = scale.repeat_interleave(each, 1) * norm.weight.float()
+    shift = norm.bias.float() - mean.repeat_interleave(each, 1) * factor
+    places = (..., *(None,) * (batch.ndim - 2))
+    return (batch.float() * factor[places] + shift[places]).to(batch.dtype)

@@ -1,0 +1,150 @@
+"""Bands of rows, computed by ranks that are threads here, make the picture of one rank."""
+
+import copy
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from polyrank.diffusion.cores import UNetCore, fast_decoder, fast_unet, lend_weights
+from polyrank.diffusion.divided import Division, RowCore
+from polyrank.diffusion.rows import Rows
+from polyrank.errors import UnsupportedPipeline
+
+
+class Meeting:
+    """An exchange of threads."""
+
+    def __init__(self, ranks: int) -> None:
+        self._barrier = threading.Barrier(ranks, timeout=60)
+        self._shares: list[Tensor] = [torch.empty(0)] * ranks
+
+    def of(self, rank: int) -> Callable[[Tensor], Tensor]:
+        """The rank's way to it."""
+
+        def exchange(share: Tensor) -> Tensor:
+            self._shares[rank] = share
+            self._barrier.wait()
+            everyone = torch.stack(self._shares)
+            self._barrier.wait()
+            return everyone
+
+        return exchange
+
+
+def on_ranks(ranks: int, compute: Callable[[Rows], Tensor]) -> list[Tensor]:
+    """What ``compute`` gives on every rank."""
+    meeting = Meeting(ranks)
+
+    def run(rank: int) -> Tensor:
+        with torch.no_grad():
+            return compute(Rows(ranks, rank, meeting.of(rank)))
+
+    with ThreadPoolExecutor(ranks) as threads:
+        return list(threads.map(run, range(ranks)))
+
+
+def divided(core: nn.Module, rows: Rows) -> RowCore:
+    """The core for one rank; each thread has a model of its own, as processes would."""
+    core = copy.deepcopy(core)
+    return RowCore(core, Division(core), rows)
+
+
+def unet_core(unet: Any) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """The UNet and inputs of two pictures, of which the first has no text."""
+    project = fast_unet(unet)
+    noise = torch.Generator().manual_seed(0)
+    sample = torch.randn(2, 4, 16, 16, generator=noise)
+    text, pooled = torch.randn(1, 32, 256, generator=noise), torch.randn(2, 128, generator=noise)
+    inputs = (sample, torch.tensor(500.0), project(text), pooled, torch.full((2, 6), 128.0))
+    return UNetCore(unet, ("text_embeds", "time_ids")), inputs
+
+
+def decoder_core(channels: tuple[int, ...] = (16, 32)) -> nn.Module:
+    """A decoder with the attention that models/shapes does without."""
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        block_out_channels=channels,
+        down_block_types=("DownEncoderBlock2D",) * len(channels),
+        up_block_types=("UpDecoderBlock2D",) * len(channels),
+        norm_num_groups=8,
+    )
+    for part in vae.decoder.modules():
+        if isinstance(part, nn.GroupNorm):  # by default they scale by 1 and shift by 0
+            nn.init.normal_(part.weight)
+            nn.init.normal_(part.bias)
+    return fast_decoder(vae)
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_the_bands_of_a_unet_make_the_whole(pipeline: Any, ranks: int) -> None:
+    core, (sample, *others) = unet_core(pipeline.unet)
+    with torch.no_grad():
+        expected = core(sample, *others)
+
+    def compute(rows: Rows) -> Tensor:
+        return rows.whole(divided(core, rows)(rows.mine(sample), *others))
+
+    for whole in on_ranks(ranks, compute):
+        assert torch.allclose(whole, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+def test_the_bands_of_a_decoder_make_the_whole(ranks: int) -> None:
+    core, latents = decoder_core(), torch.randn(1, 4, 16, 8)
+    with torch.no_grad():
+        expected = core(latents)
+
+    def compute(rows: Rows) -> Tensor:
+        return rows.whole(divided(core, rows)(rows.mine(latents)))
+
+    for whole in on_ranks(ranks, compute):
+        assert torch.allclose(whole, expected, atol=1e-5)
+
+
+def test_a_divided_model_still_computes_whole_pictures() -> None:
+    core, latents = decoder_core(), torch.randn(1, 4, 8, 8)
+    with torch.no_grad():
+        expected = core(latents)
+        RowCore(core, Division(core), Rows(2))
+        assert torch.equal(core(latents), expected)
+
+
+def test_code_made_with_a_stand_in_serves_every_rank() -> None:
+    core, latents = decoder_core((16,)), torch.randn(1, 4, 16, 8)
+    with torch.no_grad():
+        expected = core(latents)
+        stand_in = divided(core, Rows(2))
+        exported = torch.export.export(stand_in, (latents[:, :, :8],), strict=False)
+    names = [
+        spec.target
+        for spec in exported.graph_signature.input_specs
+        if spec.kind.name != "USER_INPUT"
+    ]
+
+    def compute(rows: Rows) -> Tensor:
+        weights = lend_weights(divided(core, rows), names)
+        band = exported.graph_module(*weights, rows.mine(latents))[0]
+        return rows.whole(band)
+
+    for whole in on_ranks(2, compute):
+        assert torch.allclose(whole, expected, atol=1e-5)
+
+
+def test_ranks_agree_on_what_holds_for_all() -> None:
+    def agree(ready: list[bool]) -> list[bool]:
+        return [bool(each) for each in on_ranks(2, lambda rows: rows.agree(ready[rows.rank]))]
+
+    assert agree([True, False]) == agree([False, False]) == [False, False]
+    assert agree([True, True]) == [True, True]
+
+
+def test_a_convolution_that_looks_further_is_refused_by_name() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 5, padding=2))
+    with pytest.raises(UnsupportedPipeline, match=r"the rows of 1: Conv2d\(4, 4, kernel_size="):
+        Division(model)
