@@ -18,7 +18,7 @@ export class Replicas {
     this.app = app;
     this.ended = [];
     this.live = [];
-    const columns = ["Replica", "State", "Since", "Revision", "GPUs", "Requests", "·Actions"];
+    const columns = ["Replica", "State", "Since", "Revision", "GPUs", "Requests"];
     const { table, rows } = makeTable("Replicas", ...columns);
     this.rows = new Keyed(
       rows,

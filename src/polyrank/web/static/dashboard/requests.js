@@ -29,7 +29,7 @@ export class Requests {
       h("option", { value: "done" }, "Done"),
     );
     this.flush = button("Flush queue", () => this.askToFlush());
-    const columns = ["Request", "State", "Came", "Took", "Attempts", "·Actions"];
+    const columns = ["Request", "State", "Came", "Took", "Attempts"];
     const { table, rows } = makeTable("Requests", ...columns);
     this.rows = new Keyed(
       rows,

@@ -12,12 +12,14 @@ export function makeSection(title, body, ...beside) {
   );
 }
 
-/** A table with these columns, and the place for its rows. On narrow pages, each row is a card. */
+/**
+ * A table with these columns and one for what can be done, and the place for its rows. On narrow
+ * pages, each row is a card.
+ */
 export function makeTable(label, ...columns) {
   const rows = h("tbody");
-  const head = columns.map((column) =>
-    h("th", { scope: "col" }, h("span", { class: column.startsWith("·") ? "unseen" : "" }, column)),
-  );
+  const head = columns.map((column) => h("th", { scope: "col" }, column));
+  head.push(h("th", { scope: "col" }, h("span", { class: "unseen" }, "Actions")));
   const table = h("table", { "aria-label": label }, h("thead", {}, h("tr", {}, ...head)), rows);
   return { table, rows };
 }
