@@ -42,5 +42,21 @@ def test_a_command_of_a_page_can_be_typed(line: str) -> None:
         pytest.fail(f"{line!r}: {error.format_message()}")
 
 
+def leaves(command: Any, path: str = "") -> list[str]:
+    """The commands that do something, by their whole names."""
+    if not hasattr(command, "commands"):
+        return [path.strip()]
+    return [
+        leaf for name, each in command.commands.items() for leaf in leaves(each, f"{path} {name}")
+    ]
+
+
+def test_who_comes_from_the_reference_platform_finds_every_command() -> None:
+    page = (ROOT / "docs" / "migrate.md").read_text()
+    table = page.partition("\n## Commands\n")[2].partition("\n## ")[0]
+    named = {name.strip("`") for name in re.findall(r"`[a-z -]+`", table)}
+    assert [name for name in leaves(typer.main.get_command(app)) if name not in named] == []
+
+
 def test_there_are_commands_on_the_pages() -> None:
     assert len(COMMANDS) > 30
