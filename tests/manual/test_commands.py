@@ -31,7 +31,7 @@ COMMANDS = [
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_a_command_of_a_page_can_be_typed(line: str) -> None:
-    words = shlex.split(line.partition("<")[0], comments=True)
+    words = shlex.split(re.split(" [<>]", line)[0], comments=True)
     command: Any = typer.main.get_command(app)
     while hasattr(command, "commands"):
         assert words and words[0] in command.commands, f"there is no {words[:1]} in {line!r}"
