@@ -16,6 +16,7 @@ from polyrank.certificates import Authority
 from polyrank.cli.console import exit_status, say
 from polyrank.gateway.belongings import Belongings
 from polyrank.gateway.callers import is_loopback
+from polyrank.gateway.dashboard import Dashboard
 from polyrank.gateway.deployments import Deployments
 from polyrank.gateway.exec import Exec
 from polyrank.gateway.fleet import Fleet
@@ -87,8 +88,10 @@ class Installation:
         inventory = Elsewhere() if self._on_cluster else Inventory.detect(slots=settings.slots)
         name = f"{socket.gethostname()} {data.resolve()}"
         self._fleet = fleet = Fleet(server, launcher, inventory, staging, logs, name)
+        deployments = Deployments(fleet, staging, server.requests)
         routes = [
-            *Deployments(fleet, staging, server.requests).routes(),
+            *deployments.routes(),
+            *Dashboard(fleet, deployments, server.notices).routes(),
             *Runners(fleet, logs).routes(),
             *belongings.routes(),
             *Exec(fleet.handle).routes(),

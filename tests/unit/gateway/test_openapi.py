@@ -6,6 +6,7 @@ from typing import Any
 from starlette.routing import BaseRoute, Route
 
 from polyrank.gateway.accounts import Accounts
+from polyrank.gateway.dashboard import Dashboard
 from polyrank.gateway.data import DataRoutes
 from polyrank.gateway.deployments import Deployments
 from polyrank.gateway.downloads import Downloads
@@ -88,13 +89,14 @@ def test_the_routes_of_deployments_are_in_the_document_of_servers_that_have_them
         for each in (document(*DEPLOYMENTS), document())
     )
     deployments = Deployments(SimpleNamespace(apps=NOBODY), NOBODY, NOBODY)  # type: ignore[arg-type]
-    runners = Runners(NOBODY, NOBODY)
-    belongings = [
-        *SecretRoutes(NOBODY, NOBODY).routes(),
-        *DataRoutes(NOBODY, max_bytes=0, policy=NOBODY).routes(),
-    ]
-    parts = (deployments.routes(), runners.routes(), belongings)
-    assert told - always == set().union(*map(listed, parts))
+    parts = (
+        deployments,
+        Runners(NOBODY, NOBODY),
+        Dashboard(NOBODY, deployments, NOBODY),
+        SecretRoutes(NOBODY, NOBODY),
+        DataRoutes(NOBODY, max_bytes=0, policy=NOBODY),
+    )
+    assert told - always == set().union(*(listed(part.routes()) for part in parts))
 
 
 def test_every_operation_has_a_name_of_its_own_and_says_what_it_is() -> None:
