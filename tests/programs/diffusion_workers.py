@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,8 +14,10 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusionXLPipeline,
 )
+from PIL import Image
 
 from polyrank.diffusion import Previewer, optimize, parallelize
+from polyrank.diffusion.tiles import TileExchange
 from polyrank.distributed import DistributedWorker
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "shapes"
@@ -33,6 +36,17 @@ class Painter(DistributedWorker):
         decoder = AutoencoderTiny.from_pretrained(MODEL / "preview")
         self.previewer = Previewer(self.pipeline, decoder, worker=self)
 
+    def exchange(self, host: str) -> list[Any]:
+        """Rank 1 sends rank 0 a picture as between machines, rank 0's at ``host``."""
+        exchange = TileExchange(self.rank, self.world_size, self.runner_folder, host)
+        shown: queue.Queue[tuple[int, Image.Image]] = queue.Queue()
+        exchange.begin(1, lambda step, picture: shown.put((step, picture)))
+        exchange.send(1, 3, Image.new("RGB", (4, 4), (self.rank, 0, 0)))
+        seen = [shown.get(timeout=10)] if self.rank == 0 else []
+        torch.distributed.barrier()
+        exchange.close()
+        return seen
+
     def __call__(
         self,
         streaming: bool = False,
@@ -40,8 +54,11 @@ class Painter(DistributedWorker):
         steps: int = 8,
         guidance: float = 4.0,
         height: int = 128,
+        tiles_over: str | None = None,
         **options: Any,
     ) -> Any:
+        if tiles_over is not None:
+            return self.exchange(tiles_over)
         seed = 0 if self.together else self.rank
         with self.previewer.watch(steps, every=3, enabled=streaming) as watch:
             picture = self.pipeline(

@@ -122,6 +122,9 @@ class Playground(DistributedWorker):
     def environment(self, name: str) -> list[Any]:
         return self.everyone(os.environ.get(name))
 
+    def host_of_group(self) -> list[Any]:
+        return self.everyone(self.group_host)
+
     def types(self, value: Any) -> Any:
         return self.everyone(repr(type(value)))
 

@@ -23,7 +23,8 @@ def three_machines() -> Iterator[Cluster]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ADDRESS", made.address)
         for _ in range(2):
-            made.add_node(**MACHINE)
+            made.add_node(wait=False, **MACHINE)
+        made.wait_for_nodes()
         yield made
         ray.shutdown()
         made.shutdown()

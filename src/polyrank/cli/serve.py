@@ -14,6 +14,7 @@ import uvloop
 
 from polyrank.certificates import Authority
 from polyrank.cli.console import exit_status, say
+from polyrank.gateway.belongings import Belongings
 from polyrank.gateway.callers import is_loopback
 from polyrank.gateway.dashboard import Dashboard
 from polyrank.gateway.deployments import Deployments
@@ -26,10 +27,10 @@ from polyrank.logs import configure
 from polyrank.scaler.environments import Environments
 from polyrank.scaler.gpus import Elsewhere, Inventory
 from polyrank.scaler.launch.base import Launcher
-from polyrank.scaler.launch.local import LocalLauncher
+from polyrank.scaler.launch.local import Keeping, LocalLauncher
 from polyrank.scaler.logs import Logs
 from polyrank.serving import Serving, base_url, listen, serving
-from polyrank.settings import FileSettings, ServerSettings
+from polyrank.settings import FileSettings, ReplicaSettings, ServerSettings
 from polyrank.store.keys import Scope
 
 # What requests get at the end of the server.
@@ -81,7 +82,8 @@ class Installation:
         logs = Logs(data / "replicas")
         environments = None if self._on_cluster else Environments(data / "environments")
         url = settings.url or self.url
-        staging = Staging(server, data, environments, url, self._ca)
+        belongings = Belongings(server.database, settings)
+        staging = Staging(server, data, environments, url, belongings, self._ca)
         launcher = self._launcher(data / "replicas", staging)
         inventory = Elsewhere() if self._on_cluster else Inventory.detect(slots=settings.slots)
         name = f"{socket.gethostname()} {data.resolve()}"
@@ -91,6 +93,7 @@ class Installation:
             *deployments.routes(),
             *Dashboard(fleet, deployments, server.notices).routes(),
             *Runners(fleet, logs).routes(),
+            *belongings.routes(),
             *Exec(fleet.handle).routes(),
         ]
         async with serving(
@@ -109,7 +112,7 @@ class Installation:
 
     def _launcher(self, folder: Path, staging: Staging) -> Launcher:
         if not self._on_cluster:
-            return LocalLauncher(folder)
+            return LocalLauncher(folder, Keeping.of(ReplicaSettings()))
         # Imported only where it is asked for: it need not be installed anywhere else.
         ray = importlib.import_module("polyrank.scaler.launch.ray")
         # The replicas of this data folder, and no other server's.

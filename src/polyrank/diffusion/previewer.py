@@ -82,7 +82,9 @@ class Previewer:
         self._worker = worker
         self._exchange: TileExchange | None = None
         if worker is not None and worker.world_size > 1:
-            self._exchange = TileExchange(worker.rank, worker.world_size, worker.runner_folder)
+            self._exchange = TileExchange(
+                worker.rank, worker.world_size, worker.runner_folder, worker.group_host
+            )
         self._stream: torch.cuda.Stream | None = None
         if self._device.type == "cuda":
             self._stream = torch.cuda.Stream(priority=IDLE)

@@ -13,7 +13,7 @@ import secrets
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 import torch
@@ -78,13 +78,13 @@ class Board:
 
 
 class TileExchange:
-    """Brings the tiles of a group of ranks to rank 0. Every rank makes one, at the same time."""
+    """Brings the tiles of a group of ranks to rank 0. Every rank makes one, at the same time.
 
-    def __init__(self, rank: int, world_size: int, folder: Path) -> None:
-        name = [f"p{secrets.token_hex(4)}"]
-        # The only collective; it runs on the CPU and before the first call.
-        dist.broadcast_object_list(name, src=0, device=torch.device("cpu"))
-        address = f"ipc://{folder}/{name[0]}"
+    Through a socket in ``folder`` where all ranks are on one machine, else at the address ``host``
+    of rank 0's: encrypted, for a key that only the ranks know.
+    """
+
+    def __init__(self, rank: int, world_size: int, folder: Path, host: str | None = None) -> None:
         self._rank = rank
         self._board = Board(world_size)
         self._show: Show | None = None
@@ -93,13 +93,26 @@ class TileExchange:
         self._push = self._context.socket(zmq.PUSH)
         self._push.setsockopt(zmq.LINGER, 0)
         self._push.setsockopt(zmq.SNDHWM, UNDER_WAY)
+        where: list[Any] = [None]
         if rank == 0:
             pull = self._context.socket(zmq.PULL)
             pull.setsockopt(zmq.RCVHWM, UNDER_WAY)
-            pull.bind(address)
+            key = b""
+            if host is not None:
+                key, pull.curve_secretkey = zmq.curve_keypair()
+                pull.curve_server = True
+            name = f"ipc://{folder}/p{secrets.token_hex(4)}"
+            pull.bind(name if host is None else f"tcp://{host}:*")
+            where = [(pull.getsockopt_string(zmq.LAST_ENDPOINT), key)]
             threading.Thread(
                 target=self._collect, args=(pull,), name="polyrank-tiles", daemon=True
             ).start()
+        # The only collective; it runs on the CPU and before the first call.
+        dist.broadcast_object_list(where, src=0, device=torch.device("cpu"))
+        address, key = where[0]
+        if key:
+            self._push.curve_serverkey = key
+            self._push.curve_publickey, self._push.curve_secretkey = zmq.curve_keypair()
         self._push.connect(address)
 
     def begin(self, call: int, show: Show) -> None:

@@ -86,6 +86,8 @@ class Rank:
                 self.worker = make_worker(worker_cls, self.spec.rank, self.spec.world_size)
                 self.worker._device = device
                 self.worker._runner_folder = Path(self.spec.address.removeprefix("ipc://")).parent
+                if self.spec.ranks_here < self.spec.world_size:
+                    self.worker._group_host = frame.store_host
                 self.worker.running = True
                 self._await(self.worker.setup(**kwargs))
         except BaseException as error:

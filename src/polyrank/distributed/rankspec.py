@@ -19,6 +19,7 @@ class RankSpec(msgspec.Struct, frozen=True):
     rank: int
     world_size: int
     environment: dict[str, str]
+    ranks_here: int
     inbox_fd: int = -1
     outbox_fd: int = -1
     control_fd: int = -1

@@ -47,7 +47,7 @@ class DistributedRunner:
         groups: independent groups behind the queue.
         device: "cuda", "cpu", or "auto": the GPUs that there are, the CPU where there is none.
         launcher: where ranks are started: "local", on this machine, or "ray", on the machines of a
-            Ray cluster.
+            Ray cluster; POLYRANK_RANK_LAUNCHER unless given.
         timeout: process-group timeout in seconds, as ``torch.distributed`` understands it.
         keepalive_payload: payload of the call that is made after ``keepalive_interval`` idle
             seconds, to keep the model warm.
@@ -83,7 +83,7 @@ class DistributedRunner:
         *,
         groups: int = 1,
         device: str = "auto",
-        launcher: str = "local",
+        launcher: str | None = None,
         cancel_grace_s: float = 30.0,
         peer_grace_s: float = 2.0,
         hang_timeout_s: float | None = None,
@@ -93,7 +93,7 @@ class DistributedRunner:
             raise ValueError(f"world_size and groups are at least 1, not {world_size}, {groups}")
         if device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"device is 'auto', 'cpu' or 'cuda', not {device!r}")
-        if launcher not in LAUNCHERS:
+        if launcher is not None and launcher not in LAUNCHERS:
             raise ValueError(f"launcher is {' or '.join(map(repr, LAUNCHERS))}, not {launcher!r}")
         self.worker_cls = worker_cls
         self.world_size = world_size
@@ -147,7 +147,9 @@ class DistributedRunner:
 
     async def _start(self, kwargs: dict[str, Any]) -> None:
         source = describe_worker(self.worker_cls)
-        self._launcher = launcher = make_launcher(self._launcher_name)
+        self._launcher = launcher = make_launcher(
+            self._launcher_name or EngineSettings().rank_launcher
+        )
         wanted = self._device if self._device != "auto" else EngineSettings().device
         devices = await launcher.choose_devices(wanted, self.group_count, self.world_size)
         config = GroupConfig(world_size=self.world_size, devices=devices, **self._options)

@@ -48,6 +48,7 @@ class DistributedWorker:
         self.running = False
         self._device: torch.device | None = None
         self._runner_folder: Path | None = None
+        self._group_host: str | None = None
         self._context: CallContext | None = None
 
     @property
@@ -59,10 +60,15 @@ class DistributedWorker:
 
     @property
     def runner_folder(self) -> Path:
-        """A private folder that all ranks of this machine share; it is gone with the runner."""
+        """A private folder, gone with the runner. The ranks share it if ``group_host`` is None."""
         if self._runner_folder is None:
             raise RuntimeError("the folder is known once the worker runs in a rank")
         return self._runner_folder
+
+    @property
+    def group_host(self) -> str | None:
+        """The address of rank 0's machine; None where all ranks are on one machine."""
+        return self._group_host
 
     def setup(self, **kwargs: Any) -> Any:
         """Called once per rank before the first request; load the model here."""

@@ -265,7 +265,7 @@ class Fleet:
             await self._staging.build(revision, deployment.add_line)
 
             async def on_ready(*_: object) -> None:
-                fleet.hosted.openapi = _openapi(revision)
+                fleet.hosted.openapi = _document(revision)
 
             rollout = Rollout(
                 fleet,
@@ -281,7 +281,7 @@ class Fleet:
         limits = msgspec.convert(revision.limits or {}, reports.Limits)
         hosted = self._server.host(name, limits)
         hosted.routes = [dict(route) for route in revision.routes or ()]
-        hosted.openapi = _openapi(revision)
+        hosted.openapi = _document(revision)
         changed = asyncio.Event()
         hosted.on_demand = changed.set
         fleet = AppFleet(hosted, self._ground, changed, lambda: self._server.requests.backlog(name))
@@ -357,7 +357,7 @@ class Fleet:
                 openapi=document,
             )
             await self.apps.set_current(app.name, revision.id)
-            fleet.hosted.openapi = openapi
+            fleet.hosted.openapi = document
 
         rollout = Rollout(
             fleet, revision, deployment, scaling=scaling, wanted=wanted, on_ready=on_ready
@@ -424,8 +424,8 @@ def effective_options(revision: Revision, scaling: Mapping[str, Any]) -> dict[st
     return {**revision.manifest["options"], **scaling}
 
 
-def _openapi(revision: Revision) -> bytes:
-    return json.dumps(revision.openapi).encode() if revision.openapi else b""
+def _document(revision: Revision) -> dict[str, Any] | None:
+    return None if revision.openapi is None else dict(revision.openapi)
 
 
 def wanted_of(options: Mapping[str, Any]) -> Wanted:

@@ -40,7 +40,7 @@ class HostedApp:
         self.limits = limits
         self.routes: list[dict[str, Any]] = []
         # Its OpenAPI document, for when no replica runs.
-        self.openapi = b""
+        self.openapi: dict[str, Any] | None = None
         self.replicas = Replicas(
             on_demand=lambda: self.on_demand(),
             on_lost=self._is_lost,

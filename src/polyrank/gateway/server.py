@@ -248,7 +248,7 @@ def build(server: Server, deploying: Sequence[BaseRoute] = ()) -> ASGIApp:
     own = Starlette(
         routes=[
             Route("/health", health),
-            *ServerDocument(*((DEPLOYMENTS,) if deploying else ())).routes(),
+            *ServerDocument(*(DEPLOYMENTS if deploying else ())).routes(),
             *deploying,
             *server.accounts.routes(),
             *server.metrics.routes(),

@@ -86,6 +86,19 @@ def children(parent: int) -> list[int]:
     return found
 
 
+def with_variable(name: str, value: str) -> list[int]:
+    """The processes that were started with this environment variable, as far as we may look."""
+    wanted = f"{name}={value}".encode()
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with contextlib.suppress(OSError):
+                with open(f"/proc/{entry}/environ", "rb") as file:
+                    if wanted in file.read().split(b"\0"):
+                        found.append(int(entry))
+    return found
+
+
 def _stat(pid: int) -> list[str]:
     """The fields of ``/proc/PID/stat`` from the third one, the state, on."""
     try:

@@ -20,6 +20,7 @@ from typing import Any
 
 from polyrank.errors import PolyrankError
 from polyrank.scaler import processes
+from polyrank.scaler.launch.local import REPLICA
 
 CHUNK = 1 << 15
 # What a program gets to end in once nobody is there any more.
@@ -59,6 +60,7 @@ class World:
             raise NotEntered(f"the replica has ended: {error}") from error
         pairs = (os.fsdecode(each).partition("=") for each in variables if each)
         environment = {name: value for name, _, value in pairs}
+        environment.pop(REPLICA, None)  # it does not end with the replica
         path = environment.get("PATH", os.defpath)
         environment["PATH"] = os.pathsep.join([str(Path(python).parent), path])
         return cls(folder, environment)

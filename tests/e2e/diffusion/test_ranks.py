@@ -49,6 +49,12 @@ async def test_the_pictures_of_all_ranks_are_streamed_as_one(apart: DistributedR
     assert result[0] != result[1]
 
 
+async def test_tiles_reach_rank_0_over_a_network(apart: DistributedRunner) -> None:
+    [(step, picture)] = await apart.invoke({"tiles_over": "127.0.0.1"})
+    assert step == 3
+    assert picture.getchannel("R").getextrema() == (0, 1)
+
+
 async def test_a_browser_gets_the_same_as_text(apart: DistributedRunner) -> None:
     events = [item async for item in apart.stream({"steps": 8}, as_text_events=True)]
     assert b'"step": 2, "progress": 0.25, "preview_image": {"url": "data:image/jpeg' in events[0]

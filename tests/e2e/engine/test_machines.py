@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 import zmq
 from PIL import Image
-from ray_machines import Cluster, three_machines
+from ray_machines import Cluster, ray, three_machines
 from zmq.utils.monitor import parse_monitor_message
 
 from polyrank.distributed import DistributedRunner, wire
@@ -80,6 +80,8 @@ async def test_no_cluster_is_a_sentence(running: Callable[..., Any]) -> None:
 async def test_the_ranks_are_on_two_machines(pair: DistributedRunner) -> None:
     assert len(set(await machines(pair))) == 2
     assert await pair.invoke({"do": "total", "values": [3, 4]}) == 7
+    hosts = await pair.invoke({"do": "host_of_group"})
+    assert hosts == [ray.util.get_node_ip_address()] * 2
 
 
 async def test_values_cross_losslessly_and_are_the_workers_own(pair: DistributedRunner) -> None:

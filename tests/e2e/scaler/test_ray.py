@@ -17,9 +17,9 @@ from polyrank.reports import TOKEN_HEADER, Loaded, Ready
 from polyrank.scaler.launch.base import Ended, ReplicaSpec, Waiting
 from polyrank.scaler.launch.ray import Cluster as Places
 from polyrank.scaler.launch.ray import RayHandle, RayLauncher
-from polyrank.scaler.node import pieces
+from polyrank.scaler.logs import Logs
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(60)]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 APP = """
 import os
@@ -40,6 +40,32 @@ class Where(polyrank.App):
 """
 
 
+WIDE = """
+import os
+import polyrank
+import torch.distributed
+from polyrank.distributed import DistributedRunner, DistributedWorker
+
+class Worker(DistributedWorker):
+    def __call__(self, streaming=False):
+        raylets = [None] * self.world_size
+        torch.distributed.all_gather_object(raylets, os.environ["RAY_RAYLET_PID"])
+        return {"raylets": raylets}
+
+class Wide(polyrank.App):
+    async def setup(self):
+        self.runner = DistributedRunner(Worker, world_size=2)
+        await self.runner.start()
+
+    @polyrank.endpoint("/")
+    async def ask(self) -> dict:
+        return await self.runner.invoke()
+
+    async def teardown(self):
+        await self.runner.stop()
+"""
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     yield from three_machines()
@@ -52,6 +78,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("app", "server", "node"):
         (folder / name).mkdir()
     (folder / "app" / "where.py").write_text(APP)
+    (folder / "app" / "wide.py").write_text(WIDE)
     (folder / "app" / "words.py").write_text("WORD = 'of the bundle'")
     return folder
 
@@ -114,13 +141,18 @@ async def test_a_replica_from_start_to_end(launcher: RayLauncher, folders: Path)
             refused = await stranger.post("/", headers=headers)
             assert refused.status_code == 401
             assert "its server only" in refused.json()["detail"]
+    following = asyncio.create_task(follow_log(folders / "server", handle.spec.id))
     await handle.terminate()
     assert "it was asked to end" in (await ended(handle)).reason
+    assert list((folders / "node" / "replicas").iterdir()) == []
     assert not psutil.pid_exists(answer["pid"])
-    log = b"".join(piece.data for piece in pieces(folders / "server" / handle.spec.id, 0))
-    messages = [json.loads(line)["message"] for line in log.splitlines()]
+    messages = await following
     assert messages.index("hello from setup") < messages.index("goodbye")
     assert "it was asked to end" in messages[-1]
+
+
+async def follow_log(folder: Path, id: str) -> list[str]:
+    return [line.message async for line in Logs(folder).read(id, follow=True)]
 
 
 async def until_ready(handle: RayHandle) -> AsyncIterator[Any]:
@@ -154,6 +186,18 @@ async def test_without_a_server_a_replica_ends(cluster: Cluster, folders: Path) 
     assert not (await asyncio.to_thread(psutil.wait_procs, [psutil.Process(answer["pid"])], 10))[1]
 
 
+async def test_the_ranks_of_a_replica_may_be_on_other_machines(
+    launcher: RayLauncher, folders: Path
+) -> None:
+    """The app names no launcher, and its runner finds the cluster that the replica is on."""
+    told = {"POLYRANK_RANK_LAUNCHER": "ray", "POLYRANK_DEVICE": "cpu"}
+    where = spec(folders, "f" * 12, environment=told)
+    handle = await launcher.start(ReplicaSpec(**{**vars(where), "ref": "wide.py::Wide"}))
+    raylets = (await call(await ready(handle)))["raylets"]
+    assert len(set(raylets)) == 2
+    await handle.terminate()
+
+
 async def test_what_cannot_be_placed_says_why(launcher: RayLauncher, folders: Path) -> None:
     handle = await launcher.start(spec(folders, "d" * 12, num_gpus=4))
     news = await anext(handle.follow())
@@ -171,8 +215,8 @@ async def test_an_app_that_cannot_start_says_so(launcher: RayLauncher, folders: 
         ReplicaSpec(**{**vars(spec(folders, "e" * 12)), "folder": broken})
     )
     assert "exit status 1" in (await ended(handle)).reason
-    log = b"".join(piece.data for piece in pieces(folders / "server" / handle.spec.id, 0))
-    assert b"nothing_of_this_name" in log
+    messages = [line.message async for line in Logs(folders / "server").read(handle.spec.id)]
+    assert any("nothing_of_this_name" in message for message in messages)
 
 
 async def test_a_machine_that_dies_under_load(

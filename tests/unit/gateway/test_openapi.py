@@ -7,13 +7,16 @@ from starlette.routing import BaseRoute, Route
 
 from polyrank.gateway.accounts import Accounts
 from polyrank.gateway.dashboard import Dashboard
+from polyrank.gateway.data import DataRoutes
 from polyrank.gateway.deployments import Deployments
 from polyrank.gateway.downloads import Downloads
+from polyrank.gateway.metrics import Metrics
 from polyrank.gateway.openapi import DEPLOYMENTS, ServerDocument, document
 from polyrank.gateway.outbox import Outbox
 from polyrank.gateway.pages import Pages
 from polyrank.gateway.queue import Queue
 from polyrank.gateway.runners import Runners
+from polyrank.gateway.secrets import SecretRoutes
 from polyrank.gateway.storage import Storage
 from polyrank.gateway.values import Values
 
@@ -33,6 +36,7 @@ WRITTEN = {
     "requests/{id}": "requests/{request_id}",
     "{number:int}": "{number}",
     "{key:path}": "{key}",
+    "/data/{path:path}": "/data/{path}",
 }
 
 
@@ -68,6 +72,7 @@ def test_every_route_is_in_the_document_and_nothing_else() -> None:
         Downloads(ANYBODY, NOBODY),
         Values(NOBODY, NOBODY, on_change=NOBODY),
         Pages(NOBODY, NOBODY),
+        Metrics(NOBODY, NOBODY),
     ):
         served |= listed(part.routes())
     assert said == served | set(QUEUE)
@@ -81,17 +86,23 @@ def test_the_routes_of_deployments_are_in_the_document_of_servers_that_have_them
             for method in item
             if method in METHODS
         }
-        for each in (document(DEPLOYMENTS), document())
+        for each in (document(*DEPLOYMENTS), document())
     )
     deployments = Deployments(SimpleNamespace(apps=NOBODY), NOBODY, NOBODY)  # type: ignore[arg-type]
-    parts = (deployments, Runners(NOBODY, NOBODY), Dashboard(NOBODY, deployments, NOBODY))
+    parts = (
+        deployments,
+        Runners(NOBODY, NOBODY),
+        Dashboard(NOBODY, deployments, NOBODY),
+        SecretRoutes(NOBODY, NOBODY),
+        DataRoutes(NOBODY, max_bytes=0, policy=NOBODY),
+    )
     assert told - always == set().union(*(listed(part.routes()) for part in parts))
 
 
 def test_every_operation_has_a_name_of_its_own_and_says_what_it_is() -> None:
     operations = [
         operation
-        for item in document(DEPLOYMENTS)["paths"].values()
+        for item in document(*DEPLOYMENTS)["paths"].values()
         for method, operation in item.items()
         if method in METHODS
     ]
@@ -101,7 +112,7 @@ def test_every_operation_has_a_name_of_its_own_and_says_what_it_is() -> None:
 
 
 def test_every_reference_leads_somewhere() -> None:
-    whole = document(DEPLOYMENTS)
+    whole = document(*DEPLOYMENTS)
 
     def references(value: object) -> list[str]:
         if isinstance(value, dict):

@@ -139,6 +139,7 @@ class LocalLink:
             rank=rank,
             world_size=self._world_size,
             environment={**environment, **here},
+            ranks_here=len(self._ranks),
             inbox_fd=memory.inbox.fd,
             outbox_fd=memory.outboxes[rank].fd,
             control_fd=memory.control.fd,

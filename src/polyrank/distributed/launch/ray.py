@@ -169,10 +169,9 @@ class RayStation:
         self.identity = f"{self._name}.{self._incarnation}".encode()
         self.lost = loop.create_future()
         connected: asyncio.Future[None] = loop.create_future()
-        warning = loop.call_later(PATIENCE_S, self._tell_shortage)
         try:
             self._actor = await asyncio.to_thread(self._create, await self._places.reserve())
-            self._key = await self._actor.public_key.remote()
+            self._key = await self._arrival()
             self._guard.allow(self._key)
             self._router.register(self.identity, lambda *_: connected.set_result(None))
             self._life = loop.create_task(self._watch(), name=f"polyrank-relay-{self._name}")
@@ -180,14 +179,18 @@ class RayStation:
             await asyncio.wait([connected])
         except RayError as error:
             raise SetupFailed(f"no place for rank {self._index}: {error}") from error
-        except asyncio.CancelledError:
-            if warning.when() < loop.time():
-                log.error("gave up: %s", await asyncio.to_thread(self._places.shortage))
-            raise
-        finally:
-            warning.cancel()
         if self.lost.done():
             raise SetupFailed(f"the relay of rank {self._index} {self.lost.result()}")
+
+    async def _arrival(self) -> bytes:
+        """Waits until the actor has a place, and says so if that takes long; its public key."""
+        key = asyncio.wrap_future(self._actor.public_key.remote().future())
+        is_here, _ = await asyncio.wait([key], timeout=PATIENCE_S)
+        if not is_here and self._index == 0:  # all of a group are placed, or none
+            missing = await asyncio.to_thread(self._places.shortage)
+            log.warning("waiting for a place in the cluster: %s", missing)
+        found: bytes = await key
+        return found
 
     async def close(self) -> None:
         """Waits for the end of the relay, which the router's end brings; then ends the actor."""
@@ -221,9 +224,6 @@ class RayStation:
         except RayError as error:
             reason = _first_line(error)
         lost.set_result(Exit(reason=reason))
-
-    def _tell_shortage(self) -> None:
-        log.warning("waiting for a place in the cluster: %s", self._places.shortage())
 
 
 def connect() -> None:

@@ -16,13 +16,14 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
 from polyrank import reports
 from polyrank.scaler import processes
 from polyrank.scaler.launch.base import Ended, LaunchFailed, ReplicaSpec
+from polyrank.settings import ReplicaSettings
 
 log = logging.getLogger("polyrank.scaler")
 
@@ -34,6 +35,10 @@ LONGEST_LINE = 2**24
 # A replica without a keeper is killed this long after its grace period.
 LATE_S = 5.0
 CONNECT_S = 5.0
+# What is killed without a keeper is waited for this long.
+KILLED_S = 10.0
+# By this variable, whatever a replica has started can be found.
+REPLICA = "POLYRANK_REPLICA"
 # The server's own; the address of its database may hold a password.
 NOT_FOR_APPS = ("POLYRANK_DATABASE_URL", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 
@@ -56,6 +61,11 @@ class Keeping:
     output: tuple[int, int] | None = None
     keep_s: float = 7 * 24 * 3600.0
     keep_count: int = 200
+
+    @classmethod
+    def of(cls, settings: ReplicaSettings) -> Self:
+        """As the settings have it."""
+        return cls(**settings.model_dump())
 
 
 class _Hello(msgspec.Struct, frozen=True, tag="hello"):
@@ -105,9 +115,7 @@ class LocalLauncher:
         """Starts a replica."""
         folder = self.folder / spec.id
         folder.mkdir(mode=0o700)
-        listening = _unix_socket()
-        _in_folder(folder, listening.bind)
-        listening.listen(64)
+        listening = listen(folder)
         try:
             pidfd = self._start_keeper(spec, folder, listening)
         except OSError as error:
@@ -157,15 +165,7 @@ class LocalLauncher:
 
     def sweep(self) -> None:
         """Deletes what is left of replicas that have ended, if it is old or there is much of it."""
-        ended = []
-        for path in self.folder.glob(f"*/{TOLD}"):
-            with contextlib.suppress(FileNotFoundError):
-                ended.append((path.stat().st_mtime, path.parent))
-        ended.sort(reverse=True)
-        oldest = time.time() - self._keeping.keep_s
-        for number, (when, folder) in enumerate(ended):
-            if number >= self._keeping.keep_count or when < oldest:
-                shutil.rmtree(folder, ignore_errors=True)
+        sweep(self.folder, self._keeping)
 
     def _add(self, handle: LocalHandle) -> LocalHandle:
         self._handles[handle.spec.id] = handle
@@ -339,17 +339,15 @@ class LocalHandle:
             queue.put_nowait(news)
 
     async def _end_without_keeper(self) -> Ended:
-        """The replica is asked to end when its keeper dies, by the kernel; we see to it."""
+        """The replica is asked to end when its keeper dies, by the kernel; we see to it, and to
+        what it has started."""
         if self._pidfd is not None:
             processes.send(self._pidfd, signal.SIGTERM)
-            gone = asyncio.get_running_loop().create_future()
-            asyncio.get_running_loop().add_reader(self._pidfd, _resolve, gone)
-            try:
-                await asyncio.wait([gone], timeout=2 * self._grace_s + LATE_S)
+            if not await _gone(self._pidfd, 2 * self._grace_s + LATE_S):
                 processes.send(self._pidfd, signal.SIGKILL)
-                await gone
-            finally:
-                asyncio.get_running_loop().remove_reader(self._pidfd)
+        with contextlib.suppress(TimeoutError):  # one may hang in the kernel
+            async with asyncio.timeout(KILLED_S):
+                await _kill_all_of(self._spec.id)
         ended = Ended("its keeper was killed, and it ended with it", 128 + signal.SIGKILL)
         if self._pid is None:
             ended = Ended("the server ended before it was started", 1)
@@ -394,7 +392,28 @@ def environment_of(spec: ReplicaSpec, *, is_unbuffered: bool = False) -> dict[st
         environment["POLYRANK_DEVICE"] = spec.device
     if spec.gpus is not None:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(spec.gpus)
-    return {**environment, **spec.environment}
+    return {**environment, **spec.environment, REPLICA: spec.id}
+
+
+def sweep(folder: Path, keeping: Keeping) -> None:
+    """Of the replicas noted in ``folder`` deletes those whose end has been told, but the latest."""
+    ended = []
+    for path in folder.glob(f"*/{TOLD}"):
+        with contextlib.suppress(FileNotFoundError):
+            ended.append((path.stat().st_mtime, path.parent))
+    ended.sort(reverse=True)
+    oldest = time.time() - keeping.keep_s
+    for number, (when, replica) in enumerate(ended):
+        if number >= keeping.keep_count or when < oldest:
+            shutil.rmtree(replica, ignore_errors=True)
+
+
+def listen(folder: Path) -> socket.socket:
+    """The socket at which those who watch the replica of a folder connect."""
+    listening = _unix_socket()
+    _in_folder(folder, listening.bind)
+    listening.listen(64)
+    return listening
 
 
 def dial(folder: Path) -> socket.socket | None:
@@ -456,6 +475,7 @@ def _as_json(spec: ReplicaSpec) -> dict[str, Any]:
     described = {field.name: getattr(spec, field.name) for field in fields(spec)}
     gpus = None if spec.gpus is None else list(spec.gpus)
     plain = {"folder": str(spec.folder), "gpus": gpus, "options": dict(spec.options)}
+    plain["secrets"] = list(spec.secrets)
     return described | plain | {"environment": dict(spec.environment)}
 
 
@@ -488,9 +508,32 @@ def _tail(path: Path) -> str:
     return "".join(f"\n  {line}" for line in lines)
 
 
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+async def _gone(pidfd: int, limit_s: float | None = None) -> bool:
+    """Waits until a process has ended; whether it has within the limit."""
+    loop = asyncio.get_running_loop()
+    gone: asyncio.Event = asyncio.Event()
+    loop.add_reader(pidfd, gone.set)
+    try:
+        async with asyncio.timeout(limit_s):
+            await gone.wait()
+        return True
+    except TimeoutError:
+        return False
+    finally:
+        loop.remove_reader(pidfd)
+
+
+async def _kill_all_of(replica: str) -> None:
+    """Kills a replica without a keeper, and all that it has started."""
+    while found := processes.with_variable(REPLICA, replica):
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                pidfd = os.pidfd_open(pid)
+                try:
+                    processes.send(pidfd, signal.SIGKILL)
+                    await _gone(pidfd)
+                finally:
+                    os.close(pidfd)
 
 
 def _python_path() -> str:

@@ -19,7 +19,9 @@ from polyrank.distributed.launch.ray import connect
 from polyrank.errors import PolyrankError
 from polyrank.scaler.environments import EnvironmentSpec
 from polyrank.scaler.launch.base import Ended, LaunchFailed, ReplicaSpec, Waiting
-from polyrank.scaler.node import Node, Package, Piece, end_of_log, keep_piece, pack
+from polyrank.scaler.launch.local import TOLD, Keeping, sweep
+from polyrank.scaler.mirror import Mirror, Piece
+from polyrank.scaler.node import Node, Package, pack
 
 log = logging.getLogger("polyrank.scaler")
 
@@ -55,9 +57,11 @@ class ReplicaActor:
         self._node = Node(cluster.node_folder)
         self._replica: Any = None
         self._known: dict[type, News] = {}
-        self._followers: set[asyncio.Queue[News]] = set()
+        self._follower: asyncio.Queue[News | None] = asyncio.Queue()
         self._starting: asyncio.Task[None] | None = None
         self._lease: asyncio.TimerHandle | None = None
+        self._ending: asyncio.Task[None] | None = None
+        self._log_reader = 0
 
     async def spec(self) -> ReplicaSpec:
         """What was started; also says that the actor is there."""
@@ -80,23 +84,23 @@ class ReplicaActor:
         self._lease = loop.call_later(self._linger_s, self._end_alone)
 
     async def follow(self) -> AsyncIterator[News]:
-        """What is known so far, and what follows until the end."""
-        queue: asyncio.Queue[News] = asyncio.Queue()
+        """What is known so far, and what follows until the end; for one server, the latest."""
+        queue: asyncio.Queue[News | None] = asyncio.Queue()
+        self._follower.put_nowait(None)
+        self._follower = queue
         for known in self._known.values():
             queue.put_nowait(known)
-        self._followers.add(queue)
-        try:
-            while True:
-                news = await queue.get()
-                yield news
-                if isinstance(news, Ended):
-                    return
-        finally:
-            self._followers.discard(queue)
+        while (news := await queue.get()) is not None:
+            yield news
+            if isinstance(news, Ended):
+                return
 
     async def log(self, position: int) -> AsyncIterator[Piece]:
-        """The replica's log from ``position`` on, until it has ended."""
+        """The replica's log from ``position`` on, until it has ended; for the latest server."""
+        self._log_reader = reader = self._log_reader + 1
         async for piece in self._node.log(position):
+            if reader != self._log_reader:
+                return
             yield piece
 
     async def end(self, *, at_once: bool) -> None:
@@ -109,6 +113,10 @@ class ReplicaActor:
             self._replica.kill()
         else:
             await self._replica.terminate()
+
+    async def leave(self) -> None:
+        """The replica has ended, and a server knows all of it."""
+        await self._node.leave()
 
     async def _run(self, package: Package, fetch: Callable[[], Awaitable[bytes]]) -> None:
         host = ray.util.get_node_ip_address()
@@ -124,8 +132,9 @@ class ReplicaActor:
             self._replica = await self._node.start(
                 spec, package, fetch, lambda what: self._tell(Waiting(what))
             )
-        except (PolyrankError, OSError) as error:
-            return self._tell(Ended(str(error), 1))
+        except Exception as error:
+            reason = str(error) if isinstance(error, PolyrankError) else repr(error)
+            return self._tell(Ended(reason, 1))
         async for news in self._replica.follow():
             self._tell(news)
 
@@ -134,8 +143,7 @@ class ReplicaActor:
             self._known[type(news)] = news
         if not isinstance(news, Waiting | reports.Line):
             self._known.pop(Waiting, None)
-        for queue in self._followers:
-            queue.put_nowait(news)
+        self._follower.put_nowait(news)
 
     def _end_alone(self) -> None:
         self._lease = None
@@ -215,8 +223,13 @@ class RayLauncher:
 
     def _add(self, handle: RayHandle) -> RayHandle:
         self._handles[handle.spec.id] = handle
-        handle.listen(self.folder / handle.spec.id, lambda: self._handles.pop(handle.spec.id))
+        handle.listen(self.folder / handle.spec.id, self._forget)
         return handle
+
+    def _forget(self, handle: RayHandle) -> None:
+        self._handles.pop(handle.spec.id)
+        (self.folder / handle.spec.id / TOLD).touch()
+        sweep(self.folder, Keeping())
 
 
 class RayHandle:
@@ -238,14 +251,13 @@ class RayHandle:
         self._is_placed = False
         self._why = ""
 
-    def listen(self, folder: Path, on_over: Callable[[], object]) -> None:
+    def listen(self, folder: Path, on_over: Callable[[RayHandle], None]) -> None:
         """Hears what the actor tells, until the end; keeps the log in ``folder``."""
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         create = asyncio.get_running_loop().create_task
         self._tasks = [
             create(self._listen(on_over), name=f"replica-{self.spec.id}"),
             create(self._renew(), name=f"lease-{self.spec.id}"),
-            create(self._copy_log(folder), name=f"log-{self.spec.id}"),
+            create(self._copy_log(Mirror(folder)), name=f"log-{self.spec.id}"),
         ]
 
     async def follow(self) -> AsyncIterator[News]:
@@ -286,21 +298,26 @@ class RayHandle:
             self._why = "it was asked to end before it had a place in the cluster"
             ray.kill(self._actor)
 
-    async def _listen(self, on_over: Callable[[], object]) -> None:
-        warning = asyncio.get_running_loop().call_later(PATIENCE_S, self._tell_shortage)
+    async def _listen(self, on_over: Callable[[RayHandle], None]) -> None:
         try:
-            await self._actor.spec.remote()
-            warning.cancel()
-            self._is_placed = True
+            await self._arrive()
             ended = await self._hear()
         except RayError as error:
             ended = Ended(self._why or f"it was lost: {_first_line(error)}", 128 + signal.SIGKILL)
-        finally:
-            warning.cancel()
         await self._clean_up()
         self._over.set()
         self._publish(ended)
-        on_over()
+        on_over(self)
+
+    async def _arrive(self) -> None:
+        """Waits until the actor has a place, and says so if that takes long."""
+        placed = asyncio.wrap_future(self._actor.spec.remote().future())
+        if not (await asyncio.wait([placed], timeout=PATIENCE_S))[0]:
+            reason = await asyncio.to_thread(shortage, self.spec, self._cluster)
+            log.warning("replica %s of %s waits: it %s", self.spec.id, self.spec.app, reason)
+            self._publish(Waiting(reason))
+        await placed
+        self._is_placed = True
 
     async def _hear(self) -> Ended:
         async for coming in self._actor.follow.options(num_returns="streaming").remote():
@@ -319,12 +336,17 @@ class RayHandle:
                 await self._actor.renew.remote()
                 await asyncio.sleep(self._cluster.linger_s / 3)
 
-    async def _copy_log(self, folder: Path) -> None:
+    async def _copy_log(self, mirror: Mirror) -> None:
         """Keeps the log here, too: its machine may go."""
-        with contextlib.suppress(RayError):
-            position = end_of_log(folder)
-            async for coming in self._actor.log.options(num_returns="streaming").remote(position):
-                keep_piece(folder, await coming)
+        try:
+            await mirror.open()
+            log_of = self._actor.log.options(num_returns="streaming")
+            async for coming in log_of.remote(mirror.position):
+                mirror.keep(await coming)
+        except RayError:
+            pass  # the machine has gone
+        finally:
+            mirror.close()
 
     async def _clean_up(self) -> None:
         """The replica has ended: so may the actor, once we have the end of the log."""
@@ -332,6 +354,8 @@ class RayHandle:
         renewing.cancel()
         await asyncio.wait([copying], timeout=LAST_LINES_S)
         copying.cancel()
+        with contextlib.suppress(RayError):
+            await self._actor.leave.remote()
         await asyncio.to_thread(ray.kill, self._actor)
 
     def _publish(self, news: News) -> None:
@@ -341,11 +365,6 @@ class RayHandle:
             self._known.pop(Waiting, None)
         for queue in self._followers:
             queue.put_nowait(news)
-
-    def _tell_shortage(self) -> None:
-        reason = shortage(self.spec, self._cluster)
-        log.warning("replica %s of %s waits: it %s", self.spec.id, self.spec.app, reason)
-        self._publish(Waiting(reason))
 
 
 def shortage(spec: ReplicaSpec, cluster: Cluster) -> str:
