@@ -62,7 +62,6 @@ class Keeping:
     keep_s: float = 7 * 24 * 3600.0
     keep_count: int = 200
 
-
     @classmethod
     def of(cls, settings: ReplicaSettings) -> Self:
         """As the settings have it."""
