@@ -50,9 +50,11 @@ bench-runner-gpu: $(VENV)/.installed
 	$(PY) -m benchmarks.runner --device cuda --ranks $(GPUS)
 	$(PY) -m benchmarks.sdxl --ranks $(GPUS)
 
-# polyrank.diffusion against the plain pipeline (GPUS=1, or 2, 4, 8 on one picture; SIZE=1024).
+# Everything of polyrank.diffusion on GPUs=2 GPUs, pictures of SIZE=1024: speed, several GPUs, scale,
+# cold start, with floors and published figures; offline, Markdown. REFERENCE_PYTHON names a Python
+# with the reference platform's SDK, to measure its runner too.
 bench-gpu: $(VENV)/.installed
-	$(PY) -m benchmarks.diffusion --ranks $(GPUS) --size $(SIZE)
+	$(PY) -m benchmarks.gpu --ranks $(GPUS) --size $(SIZE)
 
 # polyrank beside other servers, each in an environment of its own below build/peers.
 bench-peers: $(VENV)/.installed

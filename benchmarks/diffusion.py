@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.floors import Picture
 from benchmarks.sdxl import PROMPT, random_sdxl
 from examples.parallel_sdxl import SHAPES
 from polyrank.distributed import DistributedRunner, DistributedWorker
@@ -197,10 +198,12 @@ class Row:
     seconds: float
     against: float
     note: str = ""
+    picture: Picture | None = None
 
     def __str__(self) -> str:
         times = f"{self.against / self.seconds:.2f}" if self.against else ""
-        return f"| {self.name} | {self.seconds:.3f} | {times} | {self.note} |"
+        floor = self.picture.columns(self.seconds) if self.picture else " | | "
+        return f"| {self.name} | {self.seconds:.3f} | {times} | {self.note} | {floor} |"
 
 
 class Table:
@@ -225,9 +228,16 @@ class Table:
         say(f"{name}: {', '.join(f'{each:.4f}' for each in sorted(seconds))}")
         return statistics.median(seconds)
 
-    def add(self, name: str, seconds: float, against: float = 0, note: str = "") -> None:
-        """Adds a row; ``against``: the seconds it is compared with."""
-        self.rows.append(Row(name, seconds, against, note))
+    def add(
+        self,
+        name: str,
+        seconds: float,
+        against: float = 0,
+        note: str = "",
+        picture: Picture | None = None,
+    ) -> None:
+        """Adds a row; ``against``: the seconds it is compared with, ``picture``: what was made."""
+        self.rows.append(Row(name, seconds, against, note, picture))
         say(str(self.rows[-1]))
 
 
@@ -269,7 +279,8 @@ async def fill(table: Table, args: argparse.Namespace) -> None:
     await table.do("paint", name="warm-up", steps=2)
     plain = {steps: await table.median(f"plain{steps}", steps) for steps in (few, many)}
     for steps in (few, many):
-        table.add(f"plain pipeline, {steps} steps", plain[steps], plain[steps])
+        picture = picture_of(args, steps)
+        table.add(f"plain pipeline, {steps} steps", plain[steps], plain[steps], picture=picture)
     await table.do("paint", name="plain one", steps=few, same_seed=True)
     first = await table.do("optimize")
     table.add("`optimize` and the first picture (2 steps)", first)
@@ -282,7 +293,8 @@ async def fill(table: Table, args: argparse.Namespace) -> None:
         await table.do("paint", name="warm-up", steps=2)
         seconds = await table.median(f"fast{steps}", steps)
         most, psnr = await table.do("compare", one=f"plain{steps}", other=f"fast{steps}")
-        table.add(f"optimized, {steps} steps", seconds, plain[steps], likeness(most, psnr))
+        note, picture = likeness(most, psnr), picture_of(args, steps)
+        table.add(f"optimized, {steps} steps", seconds, plain[steps], note, picture)
     for every in (5, 1):
         without, walls, seen, count = await previews(table, few, every)
         note = f"{(walls / without - 1) * 100:+.1f} % for {count} previews of all ranks"
@@ -322,7 +334,7 @@ async def fill_together(
                 *await table.do("compare", one="one", other=f"together{steps}")
             )
         name = f"{args.ranks} GPUs{how} on one picture, {steps} steps"
-        table.add(name, seconds, against[steps], note)
+        table.add(name, seconds, against[steps], note, picture_of(args, steps, args.ranks))
     if args.profile and args.device == "cuda":
         table.spent[how] = await table.do("spent", size=args.size)
         say(str(table.spent[how]))
@@ -342,7 +354,8 @@ async def fill_together_only(table: Table, args: argparse.Namespace) -> None:
     one = {}
     for steps in args.steps:
         one[steps] = await table.median(f"one{steps}", steps, same_seed=True)
-        table.add(f"one GPU, {steps} steps", one[steps], one[steps])
+        picture = picture_of(args, steps)
+        table.add(f"one GPU, {steps} steps", one[steps], one[steps], picture=picture)
     for exchange in args.exchange:
         await fill_together(table, args, one, exchange == "memory")
     await fill_large(table, args)
@@ -361,8 +374,16 @@ async def fill_large(table: Table, args: argparse.Namespace) -> None:
         ]
         say(f"{size}: {seconds}")
         name = f"{args.ranks} GPUs on one picture of {size}x{size}, {LARGE_STEPS} steps"
-        table.add(name, min(seconds), note="the better of two")
+        picture = picture_of(args, LARGE_STEPS, args.ranks, size)
+        table.add(name, min(seconds), note="the better of two", picture=picture)
     await table.do("together", on=False)
+
+
+def picture_of(
+    args: argparse.Namespace, steps: int, gpus: int = 1, size: int | None = None
+) -> Picture | None:
+    """What a row's floor is computed from; only SDXL's operations are counted."""
+    return Picture(steps, size or args.size, gpus) if args.model == "random" else None
 
 
 def likeness(most: int, psnr: float) -> str:
@@ -375,7 +396,8 @@ def report(table: Table, args: argparse.Namespace) -> None:
     print(
         f"{args.ranks} ranks ({args.device}), {args.model}, {args.size}x{args.size}, guidance 5, "
         f"medians of {args.repeats}\n\n| measured | seconds "
-        f"| times as fast as {'one GPU' if args.together else 'plain'} | |\n|---|---|---|---|"
+        f"| times as fast as {'one GPU' if args.together else 'plain'} | "
+        "| floor, s | over the floor | others |\n|---|---|---|---|---|---|---|"
     )
     print(*table.rows, sep="\n")
     for how, ranks in table.spent.items():

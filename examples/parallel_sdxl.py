@@ -83,7 +83,7 @@ class Painter(DistributedWorker):
             return {}
         # Encoded here, in the rank: the app's process only passes it on.
         seeds = [seed + rank for rank in range(self.world_size)]
-        result = {"image": Image.from_pil(grid), "seeds": seeds}
+        result = {"image": Image.from_pil(grid, format="jpeg"), "seeds": seeds}
         # As the last event of a stream it says how far the painting is, like those before it.
         return result | {"step": steps, "progress": 1.0} if streaming else result
 
@@ -97,14 +97,13 @@ class Painter(DistributedWorker):
         dist.gather(pixels, everyone if self.rank == 0 else None, dst=0)
         if self.rank != 0:
             return None
+        # Put together on the device, so that there is one copy to the host.
         columns = math.ceil(math.sqrt(self.world_size))
-        height, width, _ = pixels.shape
-        rows = math.ceil(self.world_size / columns)
-        grid = PILImage.new("RGB", (columns * width, rows * height))
-        for index, tile in enumerate(everyone):
-            place = (index % columns * width, index // columns * height)
-            grid.paste(PILImage.fromarray(tile.cpu().numpy()), place)
-        return grid
+        everyone += [torch.zeros_like(pixels)] * (-self.world_size % columns)
+        rows = [
+            torch.cat(everyone[at : at + columns], 1) for at in range(0, len(everyone), columns)
+        ]
+        return PILImage.fromarray(torch.cat(rows).cpu().numpy())
 
 
 def find_weights() -> tuple[str, str]:

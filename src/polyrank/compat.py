@@ -31,6 +31,7 @@ ALIASES = {
     "fal.toolkit": "polyrank.toolkit",
     "fal.toolkit.audio": "polyrank.toolkit.audio",
     "fal.toolkit.audio.audio": "polyrank.toolkit.audio",
+    "fal.toolkit.compilation": "polyrank.toolkit.compilation",
     "fal.toolkit.constraints": "polyrank.toolkit.constraints",
     "fal.toolkit.exceptions": "polyrank.toolkit.exceptions",
     "fal.toolkit.file": "polyrank.toolkit.file",
@@ -42,6 +43,7 @@ ALIASES = {
     "fal.toolkit.pydantic": "polyrank.toolkit.basemodel",
     "fal.toolkit.types": "polyrank.toolkit.types",
     "fal.toolkit.utils": "polyrank.toolkit",
+    "fal.toolkit.utils.download_utils": "polyrank.toolkit",
     "fal.toolkit.utils.endpoint": "polyrank.app.disconnect",
     "fal.toolkit.video": "polyrank.toolkit.video",
     "fal.toolkit.video.video": "polyrank.toolkit.video",
@@ -71,8 +73,6 @@ ADDED = {"fal.cached": functools.cache}
 _HOSTS = "polyrank has no hosts to choose from: `polyrank run` serves the app on this machine"
 _FUNCTIONS = "polyrank serves apps, not single functions: make it an endpoint of an App"
 _ACCOUNT = "there is no account to sign in to"
-_DOWNLOADS = "downloads are not there yet: open the URL in setup()"
-_COMPILED = "kept compilations are not there yet"
 
 # What the reference platform's SDK has under these names and polyrank has not, and why.
 REFUSED = {
@@ -84,7 +84,7 @@ REFUSED = {
     "fal.config": _ACCOUNT,
     "fal.FalServerlessHost": _HOSTS,
     "fal.FalServerlessKeyCredentials": _ACCOUNT,
-    "fal.files": "there is no remote /data to write to: files are those of this machine",
+    "fal.files": "`polyrank files` looks after the data folder",
     "fal.function": _FUNCTIONS,
     "fal.isolated": _FUNCTIONS,
     "fal.local": _HOSTS,
@@ -92,29 +92,13 @@ REFUSED = {
     "fal.logging": "use the logging of the standard library; lines get the request's id",
     "fal.sdk.FalServerlessClient": _HOSTS,
     "fal.serverless": _HOSTS,
-    "fal.sync": "there is no remote /data to copy to: files are those of this machine",
-    "fal.sync_dir": "there is no remote /data to copy to: files are those of this machine",
-    "fal.toolkit.clone_repository": _DOWNLOADS,
-    "fal.toolkit.compilation": _COMPILED,
-    "fal.toolkit.download_file": _DOWNLOADS,
-    "fal.toolkit.download_model_weights": _DOWNLOADS,
-    "fal.toolkit.DownloadError": _DOWNLOADS,
-    "fal.toolkit.FAL_MODEL_WEIGHTS_DIR": _DOWNLOADS,
-    "fal.toolkit.FAL_PERSISTENT_DIR": _DOWNLOADS,
-    "fal.toolkit.FAL_REPOSITORY_DIR": _DOWNLOADS,
-    "fal.toolkit.get_gpu_type": _COMPILED,
+    "fal.sync": "`polyrank files upload` does it",
+    "fal.sync_dir": "`polyrank files upload` does it",
     "fal.toolkit.image.nsfw_filter": "there is no safety checker here",
     "fal.toolkit.image.safety_checker": "there is no safety checker here",
-    "fal.toolkit.load_inductor_cache": _COMPILED,
-    "fal.toolkit.sync_inductor_cache": _COMPILED,
-    "fal.toolkit.synchronized_inductor_cache": _COMPILED,
-    "fal.toolkit.utils.clone_repository": _DOWNLOADS,
-    "fal.toolkit.utils.download_file": _DOWNLOADS,
-    "fal.toolkit.utils.download_model_weights": _DOWNLOADS,
-    "fal.toolkit.utils.download_utils": _DOWNLOADS,
     "fal.toolkit.utils.patch_onnx_runtime": "install onnxruntime-gpu instead",
     "fal.toolkit.utils.setup_utils": "install onnxruntime-gpu instead",
-    "fal.upload": "there is no remote /data to copy to: files are those of this machine",
+    "fal.upload": "`polyrank files upload` does it",
     "fal.version_tuple": "fal.__version__ is polyrank's",
     "fal.workflows": "workflows are not there yet",
 }

@@ -26,7 +26,7 @@ class EngineSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="POLYRANK_", frozen=True, extra="ignore")
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    launcher: Literal["local", "ray"] = "local"
+    rank_launcher: Literal["local", "ray"] = "local"
 
 
 class DiffusionSettings(BaseSettings):
@@ -62,6 +62,10 @@ class ServerSettings(BaseSettings):
 
     data_dir: Path = Field(default_factory=_data_dir)
     database_url: str | None = None
+    # What secrets are encrypted with; the servers of one database have the same.
+    secret_key_file: Path | None = None
+    # The largest file that is taken into the apps' data folder.
+    data_max_bytes: int = Field(default=2**40, gt=0)
     # Where replicas run: on this machine, or on those of a Ray cluster.
     launcher: Literal["local", "ray"] = "local"
     # On each machine of a cluster: where apps' files and environments are kept.
@@ -81,6 +85,16 @@ class ServerSettings(BaseSettings):
     def database(self) -> str:
         """The address of the server's database: a file in the data folder unless set."""
         return self.database_url or f"sqlite:///{self._file}"
+
+    @property
+    def key_file(self) -> Path:
+        """The file of the keys of secrets: one in the data folder unless set."""
+        return self.secret_key_file or self.data_dir / "secret.key"
+
+    @property
+    def apps_folder(self) -> Path:
+        """The folder of what apps keep, a folder for each owner."""
+        return self.data_dir / "data"
 
     @property
     def has_database(self) -> bool:
@@ -209,6 +223,8 @@ class StorageSettings(BaseSettings):
     storage_token: SecretStr = SecretStr("")
     storage_ca: Path | None = None
     data_dir: Path = Field(default_factory=_data_dir)
+    # What outlives the replica, as files: the reference platform's /data.
+    app_data: Path | None = None
     # Beside public addresses: names of hosts ("files.lan", "*.lan") and networks ("10.0.0.0/8").
     allowed_hosts: CommaSeparated = ()
 
@@ -218,6 +234,11 @@ class StorageSettings(BaseSettings):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @property
+    def persistent_folder(self) -> Path:
+        """Where an app keeps what should last; a folder of its own where no server says which."""
+        return (self.app_data or self.data_dir / "data" / "local").absolute()
 
     @property
     def allowed_networks(self) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ def test_the_demo_paints_previews_and_a_grid(tmp_path: Path) -> None:
         ["preview-02.jpg"],
         ["preview-02.jpg", "preview-04.jpg"],
     )
-    with Image.open(previews[0]) as preview, Image.open(tmp_path / "grid.png") as grid:
+    with Image.open(previews[0]) as preview, Image.open(tmp_path / "grid.jpg") as grid:
         assert preview.size == grid.size == (512, 256)
         pixels = np.asarray(grid)
     left, right = pixels[:, :256].astype(int), pixels[:, 256:].astype(int)
@@ -47,5 +47,5 @@ def test_the_demo_can_stay_up(tmp_path: Path) -> None:
     body = {"prompt": "a cat", "num_inference_steps": 2, "seed": 1}
     answer = httpx.post(address, json=body, timeout=60)
     assert answer.json()["seeds"] == [1]
-    assert answer.json()["image"]["url"].startswith("data:image/png;base64,")
+    assert answer.json()["image"]["url"].startswith("data:image/jpeg;base64,")
     assert program.end(signal.SIGTERM) in (0, 143)

@@ -13,41 +13,13 @@ import httpx
 import pytest
 from polyrank_program import POLYRANK, Program
 from served import APP, platform, served
+from shell import Shell
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 REMOTE = {"x-forwarded-for": "203.0.113.7"}
-
-
-class Shell:
-    """A user's shell: an environment, and commands typed into it."""
-
-    def __init__(self, home: Path) -> None:
-        kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
-        self.environment = {
-            **kept,
-            "HOME": str(home),
-            "POLYRANK_DATA_DIR": str(home / "data"),
-            "COLUMNS": "40",
-        }
-
-    async def run(
-        self, *arguments: str, typed: str = "", status: int = 0, **environment: str
-    ) -> tuple[str, str]:
-        """What a command writes to stdout and to stderr."""
-        process = await asyncio.create_subprocess_exec(
-            *POLYRANK,
-            *arguments,
-            env=self.environment | environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        out, err = await process.communicate(typed.encode())
-        assert process.returncode == status, err.decode()
-        return out.decode().strip(), err.decode()
 
 
 @pytest.fixture

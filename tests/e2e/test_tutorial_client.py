@@ -40,7 +40,7 @@ def test_the_client_programs_of_the_tutorial_run(address: str, tmp_path: Path) -
     standard.write_text(program("Standard Generation", "Streaming Generation"))
     assert "submit(" in standard.read_text()
     printed = bare.run(*exec_, str(standard))
-    assert printed.startswith("data:image/png;base64,") or printed.startswith(address)
+    assert printed.startswith("data:image/jpeg;base64,") or printed.startswith(address)
 
     streaming = tmp_path / "streaming.py"
     streaming.write_text(program("Streaming Generation", "For other"))

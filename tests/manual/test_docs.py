@@ -116,6 +116,14 @@ def test_the_code_of_the_app_page_runs() -> None:
     asyncio.run(names["test_it_greets"]())
 
 
+def test_the_code_of_the_page_of_data_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POLYRANK_DATA_DIR", str(tmp_path))
+    names: dict[str, Any] = {"__name__": "manual"}
+    for code in re.findall(r"```python\n(.*?)```", PAGES["data.md"], re.DOTALL):
+        if "import torch" not in code:
+            exec(compile(code, "data.md", "exec", dont_inherit=True), names)
+
+
 def test_the_code_of_the_page_of_files_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,6 +26,7 @@ from polyrank import logs, reports, requirements
 from polyrank.app import machine, projects
 from polyrank.app.app import App
 from polyrank.app.health import health_check_of
+from polyrank.app.loading import Loading
 from polyrank.app.options import AppOptions, RetryConfig
 from polyrank.app.output import Reporter, mark_logs, report_output
 from polyrank.app.process import KEEP_ALIVE_S, AppServer
@@ -36,7 +37,7 @@ from polyrank.distributed import devices
 from polyrank.errors import AppError, PolyrankError
 from polyrank.serving import HttpProtocol, websocket_options
 from polyrank.settings import EngineSettings, StorageSettings
-from polyrank.toolkit import urls
+from polyrank.toolkit import transfer, urls
 from polyrank.toolkit.remote import Storage
 
 log = logging.getLogger("polyrank.app")
@@ -54,11 +55,13 @@ class ReplicaServer(AppServer):
         config: uvicorn.Config,
         app: App,
         reporter: Reporter,
+        loading: Loading,
         list_routes: Callable[[], list[dict[str, Any]]],
         token: str,
     ) -> None:
         super().__init__(config, app)
         self._reporter = reporter
+        self._loading = loading
         self._list_routes = list_routes
         self._token = token
 
@@ -67,6 +70,7 @@ class ReplicaServer(AppServer):
         await super().startup(sockets)
         if self.started:
             os.environ["FAL_RUNNER_STATE"] = "RUNNING"
+            self._loading.is_over = True
             port = self.servers[0].sockets[0].getsockname()[1]
             listed = self._list_routes()
             self._reporter.send(reports.Ready(self.config.host, port, listed, self._token))
@@ -139,7 +143,8 @@ def _serve(args: argparse.Namespace) -> None:
     gpus = devices.visible_gpus()
     if told := machine.notice(cls.options, args.ranks, EngineSettings().device, gpus):
         log.warning("%s", told)
-    os.environ["FAL_APP_NAME"] = str(cls.app_name)
+    # A server that starts us says the full name.
+    os.environ.setdefault("FAL_APP_NAME", str(cls.app_name))
     reporter = Reporter(args.report_fd)
     report_output(reporter, is_marked=args.marked)
     limits = limits_of(cls.options, health_check_of(cls))
@@ -151,7 +156,8 @@ def _serve(args: argparse.Namespace) -> None:
     if args.ranks is not None:
         app.num_gpus = args.ranks
     settings = StorageSettings()
-    app.on_loading = lambda fraction, what: reporter.send(reports.Loading(fraction, what))
+    loading = Loading(reporter.send)
+    app.on_loading = loading.note
     api, token = build(app, Storage.of(settings)), ""
     if args.host not in LOOPBACK:
         token = secrets.token_urlsafe(32)
@@ -169,12 +175,13 @@ def _serve(args: argparse.Namespace) -> None:
         server_header=False,
         **websocket_options(ping_timeout_s=None),
     )
-    server = ReplicaServer(config, app, reporter, lambda: routes(app, api), token)
+    server = ReplicaServer(config, app, reporter, loading, lambda: routes(app, api), token)
     policy = urls.URLPolicy(
         allowed_networks=settings.allowed_networks, allowed_hosts=settings.allowed_names
     )
     try:
-        with contextlib.suppress(KeyboardInterrupt), urls.use_policy(policy):
+        downloads = transfer.reporting(loading.note_download)
+        with contextlib.suppress(KeyboardInterrupt), urls.use_policy(policy), downloads:
             server.run()
     except SystemExit as ended:  # uvicorn's way of saying that it could not start
         raise AppError(f"{cls.app_name} could not be started") from ended

@@ -58,9 +58,11 @@ def list_keys(json: JSON = False) -> None:
 
 
 @keys.command()
-def revoke(id: Annotated[str, typer.Argument(metavar="ID", help="The key's id.")]) -> None:
+def revoke(
+    id: Annotated[str, typer.Argument(metavar="ID", help="The key's id.")], json: JSON = False
+) -> None:
     """End a key for good, on every server within a second."""
-    _call("keys", "revoke", id=id)
+    _call("keys", "revoke", id=id, as_json=json)
 
 
 auth = _group("auth", "Log in to a server, and see as whom.")
@@ -70,17 +72,19 @@ auth = _group("auth", "Log in to a server, and see as whom.")
 def login(
     server: Annotated[Optional[str], typer.Option(help="The server's URL.")] = None,  # noqa: UP045
     profile: Annotated[Optional[str], typer.Option(help="Keep it under this name.")] = None,  # noqa: UP045
+    json: JSON = False,
 ) -> None:
     """Keep a key, once the server has said that it is good; it is read from stdin."""
-    _call("auth", "login", server=server, profile=profile)
+    _call("auth", "login", server=server, profile=profile, as_json=json)
 
 
 @auth.command()
 def logout(
     profile: Annotated[Optional[str], typer.Option(help="Of this profile.")] = None,  # noqa: UP045
+    json: JSON = False,
 ) -> None:
     """Forget the key on this machine; revoking it is another thing."""
-    _call("auth", "logout", profile=profile)
+    _call("auth", "logout", profile=profile, as_json=json)
 
 
 @auth.command()
@@ -99,18 +103,22 @@ def list_profiles(json: JSON = False) -> None:
 
 
 @profile.command("set")
-def set_profile(name: NAME, server: Annotated[str, typer.Option(help="The server's URL.")]) -> None:
+def set_profile(
+    name: NAME,
+    server: Annotated[str, typer.Option(help="The server's URL.")],
+    json: JSON = False,
+) -> None:
     """Make a profile, or change its server; `polyrank auth login` gives it a key."""
-    _call("profile", "set_profile", name=name, server=server)
+    _call("profile", "set_profile", name=name, server=server, as_json=json)
 
 
 @profile.command()
-def use(name: NAME) -> None:
+def use(name: NAME, json: JSON = False) -> None:
     """Use a profile from now on."""
-    _call("profile", "use", name=name)
+    _call("profile", "use", name=name, as_json=json)
 
 
 @profile.command()
-def delete(name: NAME) -> None:
+def delete(name: NAME, json: JSON = False) -> None:
     """Forget a profile and its key."""
-    _call("profile", "delete", name=name)
+    _call("profile", "delete", name=name, as_json=json)

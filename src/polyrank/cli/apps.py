@@ -117,7 +117,7 @@ def runners(*, app: str, environment: str, as_json: bool) -> None:
 
 
 @exit_status
-def delete(*, app: str, environment: str, is_sure: bool) -> None:
+def delete(*, app: str, environment: str, is_sure: bool, as_json: bool) -> None:
     """Takes an app away."""
     with Remote() as remote:
         path = path_of(remote, app)
@@ -125,6 +125,8 @@ def delete(*, app: str, environment: str, is_sure: bool) -> None:
             f"delete {path.removeprefix('/apps/')} ({environment}) and end its replicas?", is_sure
         )
         remote.call("DELETE", path, params={"env": environment}, timeout=None)
+    if as_json:
+        return show_json({"deleted": path.removeprefix("/apps/"), "environment": environment})
     say(f"deleted {path.removeprefix('/apps/')}")
 
 
@@ -139,12 +141,14 @@ def queue_size(*, app: str, environment: str, as_json: bool) -> None:
 
 
 @exit_status
-def flush_queue(*, app: str, environment: str, is_sure: bool) -> None:
+def flush_queue(*, app: str, environment: str, is_sure: bool, as_json: bool) -> None:
     """Cancels what waits."""
     with Remote() as remote:
         path = path_of(remote, app)
         confirm(f"cancel every request that waits for {path.removeprefix('/apps/')}?", is_sure)
         done = remote.call("DELETE", f"{path}/queue", params={"env": environment})
+    if as_json:
+        return show_json(done)
     say(f"cancelled {done['cancelled']} requests")
 
 

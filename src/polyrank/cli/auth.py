@@ -25,7 +25,7 @@ class NotLoggedIn(PolyrankError):
 
 
 @exit_status
-def login(*, server: str | None, profile: str | None) -> None:
+def login(*, server: str | None, profile: str | None, as_json: bool) -> None:
     """Asks the server about a key, and keeps both if it is good."""
     settings = _settings(server, profile)
     address = check_address(settings.server)
@@ -41,19 +41,25 @@ def login(*, server: str | None, profile: str | None) -> None:
     name = settings.profile or _name_for(address, profiles)
     profiles.save(Profile(name, address, key))
     profiles.use(name)
+    if as_json:
+        return show_json({"profile": name, "server": address, **who})
     say(f"logged in to {address}: {_describe(who)}; kept as profile {name!r} in {profiles.path}")
 
 
 @exit_status
-def logout(*, profile: str | None) -> None:
+def logout(*, profile: str | None, as_json: bool) -> None:
     """Forgets the key of a profile."""
     settings = _settings(None, profile)
     profiles = Profiles(settings.config_path)
     found = profiles.get(settings.profile or profiles.current)
-    if found.key is None:
-        return say(f"profile {found.name!r} has no key")
-    profiles.save(Profile(found.name, found.server, None))
-    say(f"the key of profile {found.name!r} is forgotten here; the server still takes it")
+    if found.key is not None:
+        profiles.save(Profile(found.name, found.server, None))
+    if as_json:
+        show_json({"profile": found.name, "had_key": found.key is not None})
+    elif found.key is None:
+        say(f"profile {found.name!r} has no key")
+    else:
+        say(f"the key of profile {found.name!r} is forgotten here; the server still takes it")
 
 
 @exit_status

@@ -122,7 +122,7 @@ class Painting:
                     result = event
             progress.update(bar, completed=self.steps, note="done")
         painted_s = time.perf_counter() - begun
-        grid = write_grid(result["image"], self.out / "grid.png")
+        grid = write_grid(result["image"], self.out / "grid.jpg")
         console.print(f"{self.prompt!r}, seeds {result['seeds']} -> {grid}")
         first = f"first preview after {first_preview_s:.2f} s, " if first_preview_s else ""
         console.print(f"ready in {ready_s:.1f} s, {first}all pictures in {painted_s:.2f} s")

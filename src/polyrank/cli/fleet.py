@@ -199,9 +199,10 @@ def delete_app(
     app: APP,
     env: ENV = "main",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    json: JSON = False,
 ) -> None:
     """Take an app away; its replicas end in order."""
-    _call("apps", "delete", app=app, environment=env, is_sure=yes)
+    _call("apps", "delete", app=app, environment=env, is_sure=yes, as_json=json)
 
 
 runners = _group("runners", "See, read, stop and enter the replicas.")
@@ -244,15 +245,15 @@ def logs(
 
 
 @runners.command()
-def stop(id: RUNNER) -> None:
+def stop(id: RUNNER, json: JSON = False) -> None:
     """End a replica when it has done what it works on; another comes if one is needed."""
-    _call("runners", "stop", id=id)
+    _call("runners", "stop", id=id, as_json=json)
 
 
 @runners.command()
-def kill(id: RUNNER) -> None:
+def kill(id: RUNNER, json: JSON = False) -> None:
     """End a replica now; requests of the queue that it works on are run again."""
-    _call("runners", "kill", id=id)
+    _call("runners", "kill", id=id, as_json=json)
 
 
 @runners.command(
@@ -291,6 +292,7 @@ def flush(
     app: APP,
     env: ENV = "main",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    json: JSON = False,
 ) -> None:
     """Cancel every request that waits."""
-    _call("apps", "flush_queue", app=app, environment=env, is_sure=yes)
+    _call("apps", "flush_queue", app=app, environment=env, is_sure=yes, as_json=json)

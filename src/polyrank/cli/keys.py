@@ -56,10 +56,12 @@ def list_keys(*, as_json: bool) -> None:
 
 
 @exit_status
-def revoke(*, id: str) -> None:
+def revoke(*, id: str, as_json: bool) -> None:
     """Ends a key."""
     with _keys() as keys:
         asyncio.run(keys.revoke(id.partition(":")[0]))
+    if as_json:
+        return show_json({"revoked": id.partition(":")[0]})
     say(f"revoked {id.partition(':')[0]}")
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Optional
 import typer
 
 from polyrank import __version__
-from polyrank.cli import access, fleet
+from polyrank.cli import access, belongings, fleet, support
 
 app = typer.Typer(
     name="polyrank",
@@ -28,6 +28,9 @@ for group in (
     *(access.keys, access.auth, access.profile),
 ):
     app.add_typer(group)
+for group in (belongings.secrets, belongings.environments, belongings.files):
+    app.add_typer(group)
+app.add_typer(support.support)
 
 
 class Device(StrEnum):
@@ -174,7 +177,8 @@ def execute(
 
 def main() -> None:
     """Entry point of the ``polyrank`` command."""
-    app()
+    support.answer_shells()
+    app(prog_name=support.PROGRAM)
 
 
 if __name__ == "__main__":

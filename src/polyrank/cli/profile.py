@@ -37,7 +37,7 @@ def list_profiles(*, as_json: bool) -> None:
 
 
 @exit_status
-def set_profile(*, name: str, server: str) -> None:
+def set_profile(*, name: str, server: str, as_json: bool) -> None:
     """Keeps a server under a name. A key of another server does not stay with it."""
     profiles = _profiles()
     address = check_address(server)
@@ -46,21 +46,27 @@ def set_profile(*, name: str, server: str) -> None:
     profiles.save(replace(known, server=address, key=key))
     if profiles.current not in profiles.names():
         profiles.use(name)
+    if as_json:
+        return show_json({"name": name, "server": address})
     say(f"profile {name!r} is {address}")
 
 
 @exit_status
-def use(*, name: str) -> None:
+def use(*, name: str, as_json: bool) -> None:
     """Makes a profile the one in use."""
     profiles = _profiles()
     profiles.use(name)
+    if as_json:
+        return show_json({"name": name, "server": profiles.get(name).server})
     say(f"in use: {name} ({profiles.get(name).server or 'no server'})")
 
 
 @exit_status
-def delete(*, name: str) -> None:
+def delete(*, name: str, as_json: bool) -> None:
     """Forgets a profile."""
     _profiles().delete(name)
+    if as_json:
+        return show_json({"deleted": name})
     say(f"profile {name!r} is forgotten")
 
 

@@ -28,13 +28,15 @@ class Remote:
         self.url = settings.server.rstrip("/")
         key = settings.key
         headers = {} if key is None else {"authorization": f"Key {key.get_secret_value()}"}
+        address = httpx.URL(self.url)
+        is_loopback = address.host in ("localhost", "127.0.0.1", "::1")
         self._client = httpx.Client(
-            base_url=self.url, headers=headers, timeout=TIMEOUT, trust_env=not self._is_loopback
+            base_url=self.url,
+            headers=headers,
+            timeout=TIMEOUT,
+            # What the environment says of proxies is not about this machine.
+            mounts={f"all://{address.netloc.decode()}": None} if is_loopback else {},
         )
-
-    @property
-    def _is_loopback(self) -> bool:
-        return httpx.URL(self.url).host in ("localhost", "127.0.0.1", "::1")
 
     def __enter__(self) -> Remote:
         return self

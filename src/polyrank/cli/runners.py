@@ -53,18 +53,22 @@ def logs(
 
 
 @exit_status
-def stop(*, id: str) -> None:
+def stop(*, id: str, as_json: bool) -> None:
     """Ends a replica in order."""
     with Remote() as remote:
         ended = remote.call("POST", f"/runners/{id}/stop", timeout=None)
+    if as_json:
+        return show_json(ended)
     say(f"stopped {ended['id']}")
 
 
 @exit_status
-def kill(*, id: str) -> None:
+def kill(*, id: str, as_json: bool) -> None:
     """Ends a replica at once."""
     with Remote() as remote:
         ended = remote.call("POST", f"/runners/{id}/kill", timeout=None)
+    if as_json:
+        return show_json(ended)
     say(f"killed {ended['id']}")
 
 

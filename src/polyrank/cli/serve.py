@@ -14,7 +14,9 @@ import uvloop
 
 from polyrank.certificates import Authority
 from polyrank.cli.console import exit_status, say
+from polyrank.gateway.belongings import Belongings
 from polyrank.gateway.callers import is_loopback
+from polyrank.gateway.dashboard import Dashboard
 from polyrank.gateway.deployments import Deployments
 from polyrank.gateway.exec import Exec
 from polyrank.gateway.fleet import Fleet
@@ -80,14 +82,18 @@ class Installation:
         logs = Logs(data / "replicas")
         environments = None if self._on_cluster else Environments(data / "environments")
         url = settings.url or self.url
-        staging = Staging(server, data, environments, url, self._ca)
+        belongings = Belongings(server.database, settings)
+        staging = Staging(server, data, environments, url, belongings, self._ca)
         launcher = self._launcher(data / "replicas", staging)
         inventory = Elsewhere() if self._on_cluster else Inventory.detect(slots=settings.slots)
         name = f"{socket.gethostname()} {data.resolve()}"
         self._fleet = fleet = Fleet(server, launcher, inventory, staging, logs, name)
+        deployments = Deployments(fleet, staging, server.requests)
         routes = [
-            *Deployments(fleet, staging, server.requests).routes(),
+            *deployments.routes(),
+            *Dashboard(fleet, deployments, server.notices).routes(),
             *Runners(fleet, logs).routes(),
+            *belongings.routes(),
             *Exec(fleet.handle).routes(),
         ]
         async with serving(

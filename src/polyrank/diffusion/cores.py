@@ -18,6 +18,7 @@ from polyrank.diffusion.divided import Division, RowCore
 from polyrank.diffusion.norms import spread_norms
 from polyrank.diffusion.pictures import to_bytes
 from polyrank.diffusion.rows import Rows
+from polyrank.diffusion.upsampling import fuse_upsamplers
 
 
 class UNetCore(nn.Module):
@@ -120,6 +121,7 @@ def build(kind: str, config: dict[str, Any], added: tuple[str, ...], ranks: int 
     core = _build_whole(kind, config, added)
     if ranks > 1:
         return RowCore(core, Division(core), Rows(ranks))
+    fuse_upsamplers(core)
     if kind == "decoder":
         spread_norms(core)
     return core

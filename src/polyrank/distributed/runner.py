@@ -47,7 +47,7 @@ class DistributedRunner:
         groups: independent groups behind the queue.
         device: "cuda", "cpu", or "auto": the GPUs that there are, the CPU where there is none.
         launcher: where ranks are started: "local", on this machine, or "ray", on the machines of a
-            Ray cluster; POLYRANK_LAUNCHER unless given.
+            Ray cluster; POLYRANK_RANK_LAUNCHER unless given.
         timeout: process-group timeout in seconds, as ``torch.distributed`` understands it.
         keepalive_payload: payload of the call that is made after ``keepalive_interval`` idle
             seconds, to keep the model warm.
@@ -147,7 +147,9 @@ class DistributedRunner:
 
     async def _start(self, kwargs: dict[str, Any]) -> None:
         source = describe_worker(self.worker_cls)
-        self._launcher = launcher = make_launcher(self._launcher_name or EngineSettings().launcher)
+        self._launcher = launcher = make_launcher(
+            self._launcher_name or EngineSettings().rank_launcher
+        )
         wanted = self._device if self._device != "auto" else EngineSettings().device
         devices = await launcher.choose_devices(wanted, self.group_count, self.world_size)
         config = GroupConfig(world_size=self.world_size, devices=devices, **self._options)

@@ -122,6 +122,12 @@ def place(scope: Scope, app: str) -> list[tuple[bytes, bytes]]:
     return list(_place(host, scope["scheme"], bool(scope.get("face_prefix")), app))
 
 
+def app_url(scope: Scope, app: str) -> str:
+    """The URL at which the caller found the app."""
+    host, scheme, prefix = (value.decode("latin-1") for _, value in place(scope, app))
+    return f"{scheme}://{host}{prefix}"
+
+
 @functools.lru_cache(maxsize=1024)
 def _place(host: bytes, scheme: str, has_prefix: bool, app: str) -> tuple[tuple[bytes, bytes], ...]:
     prefix = "/run/" if has_prefix else "/"

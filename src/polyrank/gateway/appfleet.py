@@ -68,6 +68,7 @@ class Kept:
     task: asyncio.Task[None] | None = None
     watching: asyncio.Task[None] | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    on_enter: Callable[[], None] = lambda: None
 
     @property
     def gpus(self) -> tuple[str, ...]:
@@ -78,6 +79,7 @@ class Kept:
         """The replica is in another state from now on."""
         if state is not self.state:
             self.state, self.since = state, time.time()
+            self.on_enter()
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ class Ground:
     logs: Logs
     # A place is wanted, or is free again: other apps may give one back, or take it.
     on_places: Callable[[], None]
+    # Something that people may want to see is different.
+    on_change: Callable[[], None]
     server: str
 
 
@@ -170,6 +174,7 @@ class AppFleet:
                 self._changed.clear()
                 decision = await self._decide()
                 self.why, self._surplus_since = decision.why, decision.surplus_since
+                self._ground.on_change()
                 for id in decision.stop:
                     self.end(self.kept[id])
                 for _ in range(decision.start):
@@ -201,7 +206,9 @@ class AppFleet:
         """Starts one more replica. A candidate gets no requests until it is admitted."""
         kept = Kept(new_id(), revision, wanted or self.wanted, is_candidate=is_candidate)
         kept.ready.add_done_callback(_seen)
+        kept.on_enter = self._ground.on_change
         self.kept[kept.id] = kept
+        self._ground.on_change()
         self._begin(kept)
         return kept
 
@@ -209,6 +216,7 @@ class AppFleet:
         """Goes on with a replica that a server before this one has started, once this runs."""
         kept = Kept(handle.spec.id, revision, self.wanted, ReplicaState.SETUP)
         kept.ready.add_done_callback(_seen)
+        kept.on_enter = self._ground.on_change
         kept.lease, kept.handle = lease, handle
         kept.adopted_at = time.time()
         self.kept[kept.id] = kept

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Literal
 
 from polyrank.errors import PolyrankError
@@ -29,14 +29,19 @@ class Deployment:
     """The events of one deployment: each is ``{"type": …, "time": …, …}``.
 
     The types are ``phase``, ``line`` (of the build or of the app's start), and at the end ``done``
-    or ``failed``.
+    or ``failed``. ``on_change`` is called when it enters a phase or ends.
     """
 
-    def __init__(self, id: str, revision: Revision) -> None:
+    def __init__(
+        self, id: str, revision: Revision, on_change: Callable[[], None] = lambda: None
+    ) -> None:
         self.id = id
         self.revision = revision
         self.phase: Phase = "waiting"
+        self.begun_at = time.time()
         self.ended_at: float | None = None
+        self.error: str | None = None
+        self._on_change = on_change
         self._events: list[dict[str, Any]] = []
         self._news = asyncio.Event()
 
@@ -45,10 +50,18 @@ class Deployment:
         """Whether it has succeeded or failed."""
         return self.ended_at is not None
 
+    @property
+    def state(self) -> Literal["running", "done", "failed"]:
+        """Whether it goes on, and how it has ended."""
+        if not self.is_over:
+            return "running"
+        return "done" if self.error is None else "failed"
+
     def enter(self, phase: Phase, why: str = "") -> None:
         """The next phase begins."""
         self.phase = phase
         self._say("phase", phase=phase, detail=why)
+        self._on_change()
 
     def add_line(self, text: str) -> None:
         """The build or the app has printed a line."""
@@ -61,6 +74,7 @@ class Deployment:
 
     def fail(self, error: PolyrankError) -> None:
         """The revision does not serve, and why."""
+        self.error = error.message
         self._end(
             "failed",
             phase=self.phase,
@@ -84,6 +98,7 @@ class Deployment:
     def _end(self, kind: str, **fields: Any) -> None:
         self.ended_at = time.time()
         self._say(kind, **fields)
+        self._on_change()
 
     def _say(self, kind: str, **fields: Any) -> None:
         self._events.append({"type": kind, "time": time.time(), **fields})

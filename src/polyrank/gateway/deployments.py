@@ -70,13 +70,12 @@ class Deployments:
     async def all(self, request: Request) -> Response:
         """Every app that is deployed."""
         require(request, Scope.ADMIN)
-        apps = await self._apps.all()
-        return JSONResponse({"apps": [await self._describe(app) for app in apps]})
+        return JSONResponse({"apps": await self.describe_all()})
 
     async def get(self, request: Request) -> Response:
         """One app: its revision, its replicas, its options as they hold."""
         _, name = self._named(request)
-        return JSONResponse(await self._describe(await self._apps.get(name)))
+        return JSONResponse(await self.describe(name))
 
     async def delete(self, request: Request) -> Response:
         """Takes an app away: its replicas end in order. Requests that are kept stay readable."""
@@ -132,7 +131,8 @@ class Deployments:
             checked("scaling", AppOptions, {k: v for k, v in changes.items() if v is not None})
         except AppError as error:
             raise InvalidInput(error.message) from None
-        return JSONResponse(await self._describe(await self._fleet.scale(name, changes)))
+        await self._fleet.scale(name, changes)
+        return JSONResponse(await self.describe(name))
 
     async def queue_size(self, request: Request) -> Response:
         """How many requests wait for an app."""
@@ -162,7 +162,19 @@ class Deployments:
         environment = request.query_params.get("env") or MAIN
         return caller, full_name(owner, alias, environment)
 
-    async def _describe(self, app: DeployedApp) -> dict[str, Any]:
+    async def describe_all(self) -> list[dict[str, Any]]:
+        """Every app, by name."""
+        queued = await self._requests.queue_sizes()
+        return [
+            await self._describe(app, queued.get(app.name, 0)) for app in await self._apps.all()
+        ]
+
+    async def describe(self, name: str) -> dict[str, Any]:
+        """One app. Raises NotDeployed."""
+        app = await self._apps.get(name)
+        return await self._describe(app, await self._requests.count_queued(name))
+
+    async def _describe(self, app: DeployedApp, queued: int) -> dict[str, Any]:
         fleet = self._fleet.fleet(app.name)
         described = {
             "name": app.name,
@@ -173,6 +185,7 @@ class Deployments:
             "why": "" if fleet is None else fleet.why,
             "scaling": dict(app.scaling),
             "replicas": [] if fleet is None else [describe_replica(fleet, kept) for kept in fleet],
+            "requests": _count_requests(fleet, queued),
             "updated_at": app.updated_at,
             "revision": None,
             "options": {},
@@ -199,6 +212,18 @@ def describe_replica(fleet: AppFleet, kept: Kept) -> dict[str, Any]:
         "running": 0 if hosted is None else hosted.running,
         "pid": None if kept.handle is None else kept.handle.pid,
         "gpus": list(kept.gpus),
+    }
+
+
+def _count_requests(fleet: AppFleet | None, queued: int) -> dict[str, int]:
+    if fleet is None:
+        return {"queued": queued, "waiting": 0, "running": 0, "completed": 0}
+    hosted = fleet.hosted
+    return {
+        "queued": queued,
+        "waiting": len(hosted.replicas.waiting()),
+        "running": sum(each.running for each in hosted.replicas),
+        "completed": hosted.traffic.completed.all().total(),
     }
 
 

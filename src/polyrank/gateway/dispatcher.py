@@ -13,7 +13,7 @@ from urllib.parse import quote
 from polyrank.errors import ReplicaUnreachable, StoreUnavailable
 from polyrank.gateway import retries
 from polyrank.gateway.hosting import HostedApp
-from polyrank.gateway.notices import Notices
+from polyrank.gateway.notices import FLEET, Notices
 from polyrank.gateway.progress import Progress
 from polyrank.gateway.replicas import Slot
 from polyrank.gateway.upstream import Exchange
@@ -84,6 +84,7 @@ class Dispatcher:
             self._due.note(time.time() + due_in_s)
         self._work.set()
         self._app.on_demand()
+        self._notices.publish(FLEET)
 
     async def idle(self) -> None:
         """Waits until the replicas work on no request of the queue."""
@@ -98,6 +99,7 @@ class Dispatcher:
         """Another server changed a request: there may be work to take, or one of ours to stop."""
         self._work.set()
         self._app.on_demand()
+        self._notices.publish(FLEET)
         if (running := self._running.get(id)) is not None and not running.task.done():
             self._cancels.set()
 
@@ -159,7 +161,7 @@ class Dispatcher:
         self._none_run.clear()
         self._due.note(leased.until)
         self._notices.publish(leased.id)
-        self._notices.publish(self._app.name)  # the others of the queue have moved up
+        self._notices.publish(self._app.name, FLEET)  # the others of the queue have moved up
 
     async def _expire(self) -> None:
         """Waits for the next deadline, end of a lease or end of a pause, and acts on it."""

@@ -21,6 +21,7 @@ from polyrank.errors import InvalidInput, PolyrankError
 from polyrank.gateway import families
 from polyrank.gateway.appfleet import AppFleet, Ground, Kept
 from polyrank.gateway.deployment import Deployment, DeploymentFailed
+from polyrank.gateway.notices import FLEET
 from polyrank.gateway.rollout import Rollout, Strategy
 from polyrank.gateway.server import Server
 from polyrank.gateway.staging import Staging
@@ -69,6 +70,7 @@ class Fleet:
             add_line=server.add_line,
             logs=logs,
             on_places=self._look,
+            on_change=self._tell,
             server=name,
         )
         self._fleets: dict[str, AppFleet] = {}
@@ -137,6 +139,11 @@ class Fleet:
             raise NotDeployed(f"there is no deployment {id!r}, or it ended long ago")
         return deployment
 
+    @property
+    def deployments(self) -> list[Deployment]:
+        """Those that are under way or have just ended, the newest first."""
+        return list(reversed(self._deployments.values()))
+
     async def deploy(
         self,
         owner: str,
@@ -166,10 +173,11 @@ class Fleet:
     def roll_out(self, revision: Revision, strategy: Strategy = "rolling") -> Deployment:
         """Brings a revision into service: a new one, an earlier one, or the same anew."""
         assert self._tasks is not None
-        deployment = Deployment(secrets.token_hex(6), revision)
+        deployment = Deployment(secrets.token_hex(6), revision, self._tell)
         self._forget_deployments()
         self._deployments[deployment.id] = deployment
         self._tasks.create_task(self._roll_out(deployment, strategy))
+        self._tell()
         return deployment
 
     async def scale(self, name: str, changes: Mapping[str, Any]) -> DeployedApp:
@@ -184,6 +192,7 @@ class Fleet:
                 fleet.rescale(Scaling.of(options), wanted_of(options))
                 fleet.hosted.limits = _limits(fleet.hosted.limits, options)
         await self.apps.set_scaling(name, scaling)
+        self._tell()
         return await self.apps.get(name)
 
     async def delete(self, name: str) -> None:
@@ -196,6 +205,7 @@ class Fleet:
                 self._unhost(name)
             await self._server.requests.flush(name)
             await self.apps.delete(name)
+            self._tell()
 
     # How it is done.
 
@@ -255,7 +265,7 @@ class Fleet:
             await self._staging.build(revision, deployment.add_line)
 
             async def on_ready(*_: object) -> None:
-                fleet.hosted.openapi = _openapi(revision)
+                fleet.hosted.openapi = _document(revision)
 
             rollout = Rollout(
                 fleet,
@@ -271,7 +281,7 @@ class Fleet:
         limits = msgspec.convert(revision.limits or {}, reports.Limits)
         hosted = self._server.host(name, limits)
         hosted.routes = [dict(route) for route in revision.routes or ()]
-        hosted.openapi = _openapi(revision)
+        hosted.openapi = _document(revision)
         changed = asyncio.Event()
         hosted.on_demand = changed.set
         fleet = AppFleet(hosted, self._ground, changed, lambda: self._server.requests.backlog(name))
@@ -280,6 +290,10 @@ class Fleet:
         hosted.census = fleet.census
         self._fleets[name] = fleet
         return fleet
+
+    def _tell(self) -> None:
+        """Whoever watches what is deployed looks again."""
+        self._server.notices.publish(FLEET)
 
     def _look(self) -> None:
         for fleet in self._fleets.values():
@@ -343,7 +357,7 @@ class Fleet:
                 openapi=document,
             )
             await self.apps.set_current(app.name, revision.id)
-            fleet.hosted.openapi = openapi
+            fleet.hosted.openapi = document
 
         rollout = Rollout(
             fleet, revision, deployment, scaling=scaling, wanted=wanted, on_ready=on_ready
@@ -410,8 +424,8 @@ def effective_options(revision: Revision, scaling: Mapping[str, Any]) -> dict[st
     return {**revision.manifest["options"], **scaling}
 
 
-def _openapi(revision: Revision) -> bytes:
-    return json.dumps(revision.openapi).encode() if revision.openapi else b""
+def _document(revision: Revision) -> dict[str, Any] | None:
+    return None if revision.openapi is None else dict(revision.openapi)
 
 
 def wanted_of(options: Mapping[str, Any]) -> Wanted:

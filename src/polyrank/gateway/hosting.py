@@ -29,7 +29,8 @@ class HostedApp:
     ``on_change`` is called when those who wait may have another reason to. Whoever keeps the
     replicas sets ``on_demand``, called when somebody may have to wait for a place, ``on_lost``,
     with the id of a replica that does not listen any more, ``on_unfit``, of one that has answered
-    that it cannot go on, and ``census``, which tells the state and machine type of each.
+    that it cannot go on, and ``census``, which tells the state and machine type of each. ``on_use``
+    is called when other requests than before run or wait for a place.
     """
 
     def __init__(
@@ -39,15 +40,17 @@ class HostedApp:
         self.limits = limits
         self.routes: list[dict[str, Any]] = []
         # Its OpenAPI document, for when no replica runs.
-        self.openapi = b""
+        self.openapi: dict[str, Any] | None = None
         self.replicas = Replicas(
             on_demand=lambda: self.on_demand(),
             on_lost=self._is_lost,
             on_unfit=lambda replica: self.on_unfit(replica.id),
+            on_use=lambda: self.on_use(),
         )
         self.on_demand: Callable[[], None] = lambda: None
         self.on_lost: Callable[[str], None] = lambda id: None
         self.on_unfit: Callable[[str], None] = lambda id: None
+        self.on_use: Callable[[], None] = lambda: None
         self.census: Callable[[], list[tuple[str, str]]] = self._count_replicas
         self.traffic = Traffic()
         self._on_change = on_change

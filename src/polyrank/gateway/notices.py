@@ -1,4 +1,4 @@
-"""Who waits for news of a request, within one server."""
+"""Who waits for news of a request, of an app or of all that is deployed, within one server."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import asyncio
 import contextlib
 from collections import defaultdict
 from collections.abc import Iterator
+
+# The topic of what the dashboard shows: replicas, how many requests wait and run, deployments.
+FLEET = "fleet"
 
 
 class Notices:
@@ -16,16 +19,16 @@ class Notices:
         self._watchers: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self.is_closed = False
 
-    def publish(self, topic: str) -> None:
-        """Wakes all who watch ``topic`` now."""
-        for event in self._watchers.get(topic, ()):
-            event.set()
+    def publish(self, *topics: str) -> None:
+        """Wakes all who watch one of ``topics`` now."""
+        for topic in topics:
+            for event in self._watchers.get(topic, ()):
+                event.set()
 
     def close(self) -> None:
         """There will be no more: wakes all, who then see ``is_closed``."""
         self.is_closed = True
-        for topic in list(self._watchers):
-            self.publish(topic)
+        self.publish(*self._watchers)
 
     @contextlib.contextmanager
     def watch(self, *topics: str) -> Iterator[asyncio.Event]:

@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute, Route
 # In the order in which a reader meets them.
 PARTS = ("server", "run", "queue", "files", "callers")
 # And of servers to which apps are deployed.
-DEPLOYMENTS = "deployments"
+DEPLOYMENTS = ("deployments", "belongings")
 
 
 def document(*more: str) -> dict[str, Any]:

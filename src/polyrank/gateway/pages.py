@@ -19,7 +19,7 @@ from polyrank.gateway.hosting import HostedApp
 from polyrank.gateway.registry import Registry
 
 # These need no key: they hold nothing, and ask for one. The list looks after itself.
-OPEN_PATHS = ("/", "/playground/*", "/static/*", "/apps")
+OPEN_PATHS = ("/", "/playground/*", "/dashboard", "/dashboard/*", "/static/*", "/apps")
 
 # Scripts and styles are files of ours and nothing else; pictures and sounds are the apps' results,
 # which may be kept anywhere.
@@ -47,29 +47,38 @@ HEADERS = {
 class Pages:
     """The handlers of the pages' routes. ``lets_in`` tells whether a caller may call an app."""
 
-    def __init__(self, apps: Registry, lets_in: Callable[[Caller, str], Awaitable[bool]]) -> None:
+    def __init__(
+        self,
+        apps: Registry,
+        lets_in: Callable[[Caller, str], Awaitable[bool]],
+        *,
+        has_dashboard: bool = False,
+    ) -> None:
         self._apps = apps
         self._lets_in = lets_in
+        self._has_dashboard = has_dashboard
 
     def routes(self) -> list[BaseRoute]:
         """``/``, ``/playground/owner/app``, the files that they use, and ``/apps``."""
         static = StaticFiles(directory=web.FOLDER / "static")
         return [
-            Route("/", _page("index.html")),
-            Route("/playground/{app:path}", _page("playground.html")),
+            Route("/", page("index.html")),
+            Route("/playground/{app:path}", page("playground.html")),
             Mount("/static", _Guarded(static)),
             Route("/apps", self.list_apps),
         ]
 
     async def list_apps(self, request: Request) -> Response:
         """The apps that the caller may call: their state (``ready``, ``failed`` or what the start
-        is at) and, once they have been ready, their endpoints."""
+        is at) and, once they have been ready, their endpoints. ``dashboard`` is the path of the
+        page that shows them to this caller, if one does."""
         await self._apps.complete()
         caller = caller_of(request)
         apps = [each.app for each in self._apps if await self._lets_in(caller, each.app.name)]
         if not apps and not caller.scopes:
             raise BadKey(NEEDS_KEY)
-        return JSONResponse({"apps": [_describe(app) for app in apps]})
+        dashboard = "/dashboard" if self._has_dashboard and caller.is_admin else None
+        return JSONResponse({"apps": [_describe(app) for app in apps], "dashboard": dashboard})
 
 
 class _Guarded:
@@ -87,7 +96,9 @@ class _Guarded:
         await self._inner(scope, receive, send_guarded)
 
 
-def _page(name: str) -> Callable[[Request], Response]:
+def page(name: str) -> Callable[[Request], Response]:
+    """The handler of the route of a page."""
+
     def serve(_: Request) -> Response:
         return FileResponse(web.FOLDER / name, media_type="text/html", headers=HEADERS)
 

@@ -174,7 +174,7 @@ class Queue:
             before=before,
             limit=_limit(request),
         )
-        columns = ("state", "submitted_at", "started_at", "finished_at", "status_code")
+        columns = ("path", "state", "submitted_at", "started_at", "finished_at", "status_code")
         listed = [
             {
                 "request_id": row["id"],

@@ -56,7 +56,8 @@ class Replicas:
     """Gives places to those who ask, in the order in which they asked.
 
     ``on_demand`` is called when somebody has to wait, ``on_lost`` with a replica at whose address
-    nobody listens any more, and ``on_unfit`` with one that has answered 503.
+    nobody listens any more, and ``on_unfit`` with one that has answered 503. ``on_use`` is called
+    when other requests than before run or wait.
     """
 
     def __init__(
@@ -64,10 +65,12 @@ class Replicas:
         on_demand: Callable[[], None] = lambda: None,
         on_lost: Callable[[HostedReplica], None] = lambda replica: None,
         on_unfit: Callable[[HostedReplica], None] = lambda replica: None,
+        on_use: Callable[[], None] = lambda: None,
     ) -> None:
         self._on_demand = on_demand
         self._on_lost = on_lost
         self.on_unfit = on_unfit
+        self._on_use = on_use
         self._serving: dict[str, HostedReplica] = {}
         self._waiters: dict[_Waiter, None] = {}  # in their order
         self._opened = asyncio.Event()
@@ -156,6 +159,7 @@ class Replicas:
             raise
         finally:
             self._waiters.pop(waiter, None)
+            self._on_use()
 
     def take_free(self, limit: int) -> list[Slot]:
         """Up to ``limit`` places that are free now and that nobody waits for."""
@@ -173,6 +177,7 @@ class Replicas:
         replica.running -= 1
         if was_used:
             replica.used_at = time.monotonic()
+        self._on_use()
         if replica.running == 0:
             replica.emptied.set()
         if self._waiters:
@@ -211,6 +216,7 @@ class Replicas:
         if weight:
             replica.running += 1
             replica.emptied.clear()
+            self._on_use()
         return Slot(self, replica, weight)
 
     def _note_open(self) -> None:

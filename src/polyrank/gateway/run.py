@@ -14,10 +14,11 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from polyrank.errors import PolyrankError, ReplicaUnreachable, RequestTimeout
-from polyrank.gateway.addresses import for_the_app, place
+from polyrank.gateway.addresses import app_url, for_the_app, place
 from polyrank.gateway.answers import error_answer, read_whole, start_limit
 from polyrank.gateway.filing import Filing
 from polyrank.gateway.hosting import HostedApp, ReplicaDown
@@ -27,6 +28,7 @@ from polyrank.gateway.upstream import HOP_BY_HOP, Exchange, RawHeaders
 
 T = TypeVar("T")
 
+DOCUMENT = "/openapi.json"
 # What only asks, and takes no slot from those who work.
 ASKING = ("GET", "HEAD", "OPTIONS")
 # Of the caller's headers, those that the app is not given: they are of this hop, the caller's
@@ -96,6 +98,8 @@ class _Call:
     async def run(self, app: HostedApp, below: str, body: bytes) -> None:
         """Waits for a slot, then passes the replica's answer on at the caller's pace."""
         if self._scope["method"] in ASKING:
+            if below == DOCUMENT and app.openapi is not None and not app.replicas.is_open:
+                return await self._describe(app, app.openapi)
             return await self._forward(app, await app.take(weight=0), below, body)
         app.traffic.note_received(self._scope["method"])
         came = time.monotonic()
@@ -106,6 +110,17 @@ class _Call:
             raise
         finally:
             self._note_end(app, came)
+
+    async def _describe(self, app: HostedApp, document: dict[str, Any]) -> None:
+        """What the app's last replica said of it: nobody starts one to see a form."""
+        document = {**document, "servers": [{"url": app_url(self._scope, app.name)}]}
+        answer = JSONResponse(document, headers={"x-fal-request-id": self._id.decode("latin-1")})
+        await self._send_whole(answer)
+
+    async def _send_whole(self, answer: Response) -> None:
+        start = {"type": "http.response.start", "status": answer.status_code}
+        await self._send({**start, "headers": answer.raw_headers})
+        await self._send({"type": "http.response.body", "body": answer.body})
 
     async def _work(self, app: HostedApp, below: str, body: bytes) -> None:
         limit_s = start_limit(self.header(b"x-fal-request-timeout")) or app.limits.start_timeout_s
@@ -149,12 +164,7 @@ class _Call:
     async def fail(self, error: PolyrankError) -> None:
         """Says why; in a stream that has begun, as its last event."""
         if not self._begun:
-            answer = error_answer(error, self._id.decode("latin-1"))
-            await self._send(
-                {"type": "http.response.start", "status": answer.status_code}
-                | {"headers": answer.raw_headers}
-            )
-            return await self._send({"type": "http.response.body", "body": answer.body})
+            return await self._send_whole(error_answer(error, self._id.decode("latin-1")))
         if not self._is_stream:
             raise error  # the connection is cut: what came is not the whole answer
         body = {"error": error.message, "detail": error.message, "error_type": error.code}

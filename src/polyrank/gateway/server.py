@@ -30,7 +30,7 @@ from polyrank.gateway.framed import FramedCalls
 from polyrank.gateway.gate import Access, Gate
 from polyrank.gateway.hosting import HostedApp
 from polyrank.gateway.metrics import Metrics
-from polyrank.gateway.notices import Notices
+from polyrank.gateway.notices import FLEET, Notices
 from polyrank.gateway.openapi import DEPLOYMENTS, ServerDocument
 from polyrank.gateway.outbox import Outbox
 from polyrank.gateway.pages import Pages
@@ -128,7 +128,8 @@ class Server:
 
     def host(self, name: str, limits: reports.Limits) -> HostedApp:
         """Serves the app ``name`` from now on; its requests wait until it has a replica."""
-        app = HostedApp(name, limits, on_change=lambda: self.notices.publish(name))
+        app = HostedApp(name, limits, on_change=lambda: self.notices.publish(name, FLEET))
+        app.on_use = lambda: self.notices.publish(FLEET)
         is_shared = self.database.dialect == "postgresql"
         dispatcher = Dispatcher(
             self.requests, app, self.notices, owner=self.id, is_shared=is_shared
@@ -197,6 +198,7 @@ class Server:
         if (entry := self.apps.get(ended.app)) is not None and ended.status is not None:
             traffic = entry.app.traffic
             traffic.note_completed("POST", ended.status, ended.waited_s, ended.ran_s)
+        self.notices.publish(FLEET)
 
     def _note_foreign_change(self, id: str, app: str) -> None:
         """Another server of this database changed a request; with no id, perhaps many."""
@@ -246,13 +248,13 @@ def build(server: Server, deploying: Sequence[BaseRoute] = ()) -> ASGIApp:
     own = Starlette(
         routes=[
             Route("/health", health),
-            *ServerDocument(*((DEPLOYMENTS,) if deploying else ())).routes(),
+            *ServerDocument(*(DEPLOYMENTS if deploying else ())).routes(),
             *deploying,
             *server.accounts.routes(),
             *server.metrics.routes(),
             *server.outbox.routes(),
             *server.filing.routes(),
-            *Pages(server.apps, server.gate.lets_in).routes(),
+            *Pages(server.apps, server.gate.lets_in, has_dashboard=bool(deploying)).routes(),
         ],
         lifespan=lifespan,
         exception_handlers=handlers,

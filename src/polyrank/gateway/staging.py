@@ -7,14 +7,14 @@ import contextlib
 import dataclasses
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
 from typing import IO
 
-from polyrank.client.options import environment
 from polyrank.deploy import bundle
 from polyrank.deploy.manifest import Manifest
 from polyrank.errors import UploadTooLarge
+from polyrank.gateway.belongings import Belongings
 from polyrank.gateway.server import Server
 from polyrank.scaler.environments import Built, Environments, EnvironmentSpec
 from polyrank.scaler.gpus import Lease
@@ -36,6 +36,7 @@ class Staging:
         data_dir: Path,
         environments: Environments | None,
         url: str,
+        belongings: Belongings,
         ca_file: Path | None = None,
     ) -> None:
         """``url`` is where replicas reach the server. Without ``environments`` the machines that
@@ -47,6 +48,7 @@ class Staging:
         self._bundles = data_dir / "bundles"
         self._environments = environments
         self._url = url
+        self._belongings = belongings
         self._ca_file = ca_file
         self._prepared: dict[str, EnvironmentSpec] = {}
 
@@ -93,6 +95,16 @@ class Staging:
             owner=app.owner, scopes=[Scope.API], description=f"replica {id} of {app.name}"
         )
         await self._apps.update_replica(id, key_id=key.id)
+        variables = await self._belongings.variables(
+            app,
+            revision=revision.id,
+            replica=id,
+            server=self._url,
+            key=credential,
+            allowed=options.get("secrets"),
+            mounts=options.get("data_mounts"),
+        )
+        storage = self._server.filing.replica_environment(self._url, ca=self._ca_file)
         return ReplicaSpec(
             id=id,
             app=app.name,
@@ -102,7 +114,8 @@ class Staging:
             ref=manifest.ref,
             module=manifest.module,
             options=options,
-            environment=self._environment(app.name, id, credential),
+            environment={**variables.values, **storage},
+            secrets=variables.secrets,
             gpus=lease.gpus,
             num_gpus=lease.machine.gpus,
             startup_timeout_s=options.get("startup_timeout") or STARTUP_TIMEOUT_S,
@@ -120,15 +133,6 @@ class Staging:
         if self._environments is not None:
             built = [await self.build(each, lambda text: None) for each in in_use]
             await self._environments.sweep({each.key for each in built if each is not None})
-
-    def _environment(self, app: str, id: str, credential: str) -> Mapping[str, str]:
-        return {
-            **self._server.filing.replica_environment(self._url, ca=self._ca_file),
-            **environment(self._url),
-            "FAL_KEY": credential,
-            "FAL_APP_NAME": app,
-            "FAL_JOB_ID": id,
-        }
 
     async def _unpacked(self, code_hash: str) -> Path:
         """The folder of a bundle's files; fetched if another server has taken it in."""

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from polyrank.records import LineReader, encode, record
+from polyrank.redaction import redactor
 from polyrank.scaler import processes
 from polyrank.scaler.oom import oom_kills
 from polyrank.scaler.segments import SegmentWriter
@@ -45,6 +46,9 @@ class Keeper:
     def __init__(self, order: dict[str, Any], listening: socket.socket) -> None:
         self._order = order
         self._folder = Path(order["folder"])
+        environment = order["environment"]
+        secrets = order["spec"].get("secrets", ())
+        self._mask = redactor(environment[name] for name in secrets if name in environment)
         self._selector = selectors.DefaultSelector()
         self._deadlines: dict[str, tuple[float, Callable[[], None]]] = {}
         self._state: dict[str, bytes] = {}  # what a new watcher is told, by kind
@@ -139,6 +143,7 @@ class Keeper:
         """The replica reports something."""
         kind = next((kind for start, kind in STATES.items() if line.startswith(start)), None)
         if kind is None:
+            line = self._mask(line.decode(errors="replace")).encode()
             return self._watchers.tell(line, is_dispensable=True)
         if kind == "loaded":
             limits = json.loads(line)["limits"]
@@ -166,7 +171,7 @@ class Keeper:
                     lost = f"{self._lost_lines} lines could not be written here"
                     self._log.write(encode(record("keeper", "WARN", lost)))
                     self._lost_lines = 0
-                self._log.write(encode(each))
+                self._log.write(encode(each | {"message": self._mask(each["message"])}))
             except OSError:  # a full disk is no reason to end a replica
                 self._lost_lines += 1
         self._watchers.tell_of_log(self._log.position)

@@ -10,8 +10,9 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,12 +20,11 @@ from polyrank.deploy import bundle
 from polyrank.deploy.files import BundleFile, Selection
 from polyrank.scaler.environments import Built, Environments, EnvironmentSpec
 from polyrank.scaler.launch.base import ReplicaSpec
-from polyrank.scaler.launch.local import SOCKET, Keeping, LocalHandle, LocalLauncher
-from polyrank.scaler.segments import segment_name, segments
+from polyrank.scaler.launch.local import LONGEST_LINE, Keeping, LocalHandle, LocalLauncher, dial
+from polyrank.scaler.mirror import Piece, pieces
 
 # Without its node, a replica is soon ended: no server can find it.
 LINGER_S = 5.0
-CHUNK = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -36,20 +36,6 @@ class Package:
 
     code_hash: str
     environment: EnvironmentSpec | None = None
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Some of a log: where its segment begins, and where in that it does."""
-
-    segment: int
-    offset: int
-    data: bytes
-
-    @property
-    def end(self) -> int:
-        """The position in the log at which it ends."""
-        return self.segment + self.offset + len(self.data)
 
 
 class Node:
@@ -101,29 +87,26 @@ class Node:
     async def log(self, position: int) -> AsyncIterator[Piece]:
         """The replica's log from ``position`` on, until the replica has ended."""
         await self._started.wait()
-        reader, writer = await _dial(self._replica)
-        try:
-            has_grown = True
-            while has_grown:
-                for piece in pieces(self._replica, position):
-                    yield piece
-                    position = piece.end
-                order = {"do": "tell of log", "position": position}
-                writer.write(json.dumps(order).encode() + b"\n")
-                has_grown = await _has_grown(reader)
-            for piece in pieces(self._replica, position):
-                yield piece
-        finally:
-            writer.close()
+        connection = dial(self._replica)
+        if connection is not None:
+            connection.setblocking(False)
+            reader, writer = await asyncio.open_unix_connection(sock=connection, limit=LONGEST_LINE)
+            with contextlib.closing(writer):
+                has_grown = True
+                while has_grown:
+                    for piece in pieces(self._replica, position):
+                        yield piece
+                        position = piece.end
+                    order = {"do": "tell of log", "position": position}
+                    writer.write(json.dumps(order).encode() + b"\n")
+                    has_grown = await _has_grown(reader)
+        for piece in pieces(self._replica, position):
+            yield piece
 
-
-async def _dial(folder: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A connection to the keeper of a replica. The path of a socket must be short."""
-    fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        return await asyncio.open_unix_connection(f"/proc/self/fd/{fd}/{SOCKET}", limit=2**24)
-    finally:
-        os.close(fd)
+    async def leave(self) -> None:
+        """Deletes what the replica has left; files and environments stay for the next one."""
+        if self._started.is_set():
+            await asyncio.to_thread(shutil.rmtree, self._replica.parent, ignore_errors=True)
 
 
 async def _has_grown(reader: asyncio.StreamReader) -> bool:
@@ -133,31 +116,6 @@ async def _has_grown(reader: asyncio.StreamReader) -> bool:
         if kind in ("log", "ended"):
             return bool(kind == "log")
     return False
-
-
-def pieces(folder: Path, position: int) -> Iterator[Piece]:
-    """What the log in ``folder`` has from ``position`` on, as far as it has been kept."""
-    for start, path in segments(folder):
-        offset = max(0, position - start)
-        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-            file.seek(offset)
-            while data := file.read(CHUNK):
-                yield Piece(start, offset, data)
-                offset += len(data)
-
-
-def end_of_log(folder: Path) -> int:
-    """The position up to which the log in ``folder`` reaches."""
-    known = segments(folder)
-    return known[-1][0] + known[-1][1].stat().st_size if known else 0
-
-
-def keep_piece(folder: Path, piece: Piece) -> None:
-    """Adds a piece of another machine's log to the copy in ``folder``, in segments as there."""
-    with (folder / segment_name(piece.segment)).open("ab") as file:
-        file.write(piece.data)
-    for _, path in segments(folder)[: -Keeping.log_files]:
-        path.unlink(missing_ok=True)
 
 
 def pack(folder: Path) -> tuple[str, bytes]:

@@ -265,3 +265,27 @@ replicas = Table(
 
 Index("ix_replicas_app_created_at", replicas.c.app, replicas.c.created_at)
 Index("ix_replicas_ended_at", replicas.c.ended_at)
+
+# Beside the main one, which every owner has.
+environments = Table(
+    "environments",
+    metadata,
+    Column("owner", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("description", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("owner", Text, primary_key=True),
+    Column("environment", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    # Encrypted; see keyring.py.
+    Column("value", LargeBinary, nullable=False),
+    # Whether apps get it that do not ask for it by name.
+    Column("exposed", Boolean, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+)

@@ -49,7 +49,7 @@ def extract(data: bytes, folder: Path, *, max_files: int, max_bytes: int) -> Non
 def _extract_one(archive: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path, room: int) -> int:
     if member.flag_bits & 1:
         raise UnsafeArchive(f"{member.filename!r} in the zip file is encrypted")
-    target = folder / _inside(member)
+    target = folder / inside(member)
     target.parent.mkdir(parents=True, exist_ok=True)
     size = 0
     with archive.open(member) as source, target.open("xb") as sink:
@@ -61,8 +61,8 @@ def _extract_one(archive: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path
     return size
 
 
-def _inside(member: zipfile.ZipInfo) -> PurePosixPath:
-    """The member's path, if it stays in the folder and is an ordinary file."""
+def inside(member: zipfile.ZipInfo) -> PurePosixPath:
+    """The member's path. Raises UnsafeArchive if it leaves the folder or is no ordinary file."""
     path = PurePosixPath(member.filename.replace("\\", "/"))
     if not path.parts or path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
         raise UnsafeArchive(f"{member.filename!r} in the zip file leads out of its folder")

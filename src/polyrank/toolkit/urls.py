@@ -12,7 +12,7 @@ import contextlib
 import functools
 import ipaddress
 import ssl
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -25,6 +25,8 @@ from polyrank.toolkit.exceptions import FileTooLarge, UnreadableURL, UnsafeURL
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 DEFAULT_TYPE = "application/octet-stream"
+# What any site may be told that another redirects to.
+HARMLESS = ("accept", "accept-encoding", "if-range", "range", "user-agent")
 ANY_ADDRESS = ("0.0.0.0/0", "::/0")
 
 
@@ -99,7 +101,7 @@ async def open_url_async(url: str, policy: URLPolicy | None = None) -> Opened:
         return _read_data_uri(url, policy)
     try:
         async with asyncio.timeout(policy.timeout_s):
-            return await _follow(httpx.URL(url.strip()), policy)
+            return await _read(url, policy)
     except TimeoutError:
         raise UnreadableURL(f"{_short(url)} did not arrive in {policy.timeout_s:g} s") from None
     except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as error:
@@ -114,51 +116,82 @@ def _read_data_uri(uri: str, policy: URLPolicy) -> Opened:
     return Opened(*datauri.read(uri))
 
 
-async def _follow(url: httpx.URL, policy: URLPolicy) -> Opened:
+@contextlib.asynccontextmanager
+async def opened(
+    url: str, policy: URLPolicy | None = None, headers: Mapping[str, str] | None = None
+) -> AsyncIterator[tuple[httpx.Response, httpx.URL]]:
+    """The answer of an http(s) URL once no redirect is left, whatever its status, and the URL that
+    gave it; its body is the caller's to read, and to limit.
+
+    ``headers`` may hold a secret of the site's: no other site that it redirects to is told them.
+    """
+    policy = policy or current_policy()
+    first = here = httpx.URL(url.strip())
+    sent = dict(headers or {})
     for _ in range(policy.max_redirects + 1):
-        outcome = await _get(url, policy)
-        if isinstance(outcome, Opened):
-            return outcome
-        url = outcome
-    raise UnreadableURL(f"{_short(url)}: more than {policy.max_redirects} redirects")
+        if _origin(here) != _origin(first):
+            sent = {name: value for name, value in sent.items() if name.lower() in HARMLESS}
+        async with _answer(here, policy, sent) as response:
+            if not response.has_redirect_location:
+                yield response, here
+                return
+            here = here.join(response.headers["location"])
+    raise UnreadableURL(f"{_short(first)}: more than {policy.max_redirects} redirects")
 
 
-async def _get(url: httpx.URL, policy: URLPolicy) -> Opened | httpx.URL:
-    """One request; the URL to go on with if it is a redirect."""
-    if url.scheme not in DEFAULT_PORTS or not url.host:
-        raise UnsafeURL(f"{_short(url)} is not opened: only http, https and data URLs are")
-    host = url.raw_host.decode("ascii")
-    port = url.port or DEFAULT_PORTS[url.scheme]
-    unreachable: httpx.TransportError | None = None
-    networks = ANY_ADDRESS if policy.allows(host) else policy.allowed_networks
-    for address in await addresses.resolve(host, port, networks):
-        try:
-            return await _get_at(address, url, policy)
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            unreachable = error
-    raise unreachable or UnreadableURL(f"there is no host {host!r}")
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port or DEFAULT_PORTS.get(url.scheme)
 
 
-async def _get_at(address: str, url: httpx.URL, policy: URLPolicy) -> Opened | httpx.URL:
-    trust = _certificates() if url.scheme == "https" else False
-    async with (
-        httpx.AsyncClient(verify=trust, trust_env=False, timeout=policy.timeout_s) as client,
-        client.stream(
-            "GET",
-            url.copy_with(host=address),
-            headers={"Host": url.netloc.decode("ascii"), "User-Agent": "polyrank"},
-            extensions={"sni_hostname": url.raw_host.decode("ascii")},
-        ) as response,
-    ):
-        if response.has_redirect_location:
-            return url.join(response.headers["location"])
+async def _read(url: str, policy: URLPolicy) -> Opened:
+    async with opened(url, policy) as (response, _):
         if not response.is_success:
             raise UnreadableURL(f"{_short(url)} answered {response.status_code}")
         data = await _body(response, url, policy)
         return Opened(data, response.headers.get("content-type") or DEFAULT_TYPE)
 
 
-async def _body(response: httpx.Response, url: httpx.URL, policy: URLPolicy) -> bytes:
+@contextlib.asynccontextmanager
+async def _answer(
+    url: httpx.URL, policy: URLPolicy, headers: Mapping[str, str]
+) -> AsyncIterator[httpx.Response]:
+    """The answer of the first address of the host that takes a connection."""
+    if url.scheme not in DEFAULT_PORTS or not url.host:
+        raise UnsafeURL(f"{_short(url)} is not opened: only http, https and data URLs are")
+    host = url.raw_host.decode("ascii")
+    port = url.port or DEFAULT_PORTS[url.scheme]
+    networks = ANY_ADDRESS if policy.allows(host) else policy.allowed_networks
+    found = await addresses.resolve(host, port, networks)
+    async with contextlib.AsyncExitStack() as stack:
+        for number, address in enumerate(found, 1):
+            try:
+                response = await stack.enter_async_context(_at(address, url, policy, headers))
+            except (httpx.ConnectError, httpx.ConnectTimeout):
+                if number == len(found):
+                    raise
+            else:
+                break
+        yield response
+
+
+@contextlib.asynccontextmanager
+async def _at(
+    address: str, url: httpx.URL, policy: URLPolicy, headers: Mapping[str, str]
+) -> AsyncIterator[httpx.Response]:
+    trust = _certificates() if url.scheme == "https" else False
+    async with (
+        httpx.AsyncClient(verify=trust, trust_env=False, timeout=policy.timeout_s) as client,
+        client.stream(
+            "GET",
+            url.copy_with(host=address),
+            headers={"User-Agent": "polyrank", **headers, "Host": url.netloc.decode("ascii")},
+            extensions={"sni_hostname": url.raw_host.decode("ascii")},
+        ) as response,
+    ):
+        yield response
+
+
+async def _body(response: httpx.Response, url: str, policy: URLPolicy) -> bytes:
     if int(response.headers.get("content-length", "0")) > policy.max_bytes:
         raise _too_large(_short(url), policy)
     data = bytearray()

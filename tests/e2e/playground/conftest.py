@@ -1,36 +1,20 @@
 """A browser in front of a real server, with an app behind it that has every kind of input."""
 
-import os
-import sys
 from collections.abc import Callable, Iterator
 
-import chromium
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, Request, sync_playwright
+from browsing import launched, visiting
+from playwright.sync_api import Browser, Page
 from polyrank_program import ROOT, Program
 
 APP = ROOT / "tests" / "programs" / "playground_app.py"
-# On a new profile, and without anything that asks other machines.
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
-    "--disable-background-networking --disable-component-update --disable-sync"
-).split()
-LIMIT_MS = 20_000
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    found = chromium.find()
-    if found is None:
-        pytest.skip(
-            "NO CHROMIUM: the web pages are NOT tested. "
-            f"Run: {sys.executable} tests/programs/chromium.py .tools/chromium"
-        )
-    with sync_playwright() as playwright:
-        yield playwright.chromium.launch(
-            executable_path=found.path, args=FLAGS, env={**os.environ, **found.environment}
-        )
+    with launched() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -43,36 +27,10 @@ def site() -> Iterator[str]:
 
 @pytest.fixture
 def open_page(browser: Browser, site: str) -> Iterator[Callable[..., Page]]:
-    """Opens pages, each with a storage of its own, that must not fail, nor ask other machines."""
-    faults: list[str] = []
-
-    def note_request(request: Request) -> None:
-        if not request.url.startswith((site, "data:", "blob:")):
-            faults.append(f"asked for {request.url}")
-
-    def note_console(message: object) -> None:
-        text = getattr(message, "text", "")
-        if "Content Security Policy" in text or "Uncaught" in text:
-            faults.append(text)
-
-    contexts = []
-
-    def open(path: str = "/playground/local/playground-app", **options: object) -> Page:
-        context = browser.new_context(**options)  # type: ignore[arg-type]
-        contexts.append(context)
-        context.set_default_timeout(LIMIT_MS)
-        page = context.new_page()
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("console", note_console)
-        page.on("request", note_request)
-        page.goto(site + path)
-        return page
-
-    yield open
-    for context in contexts:
-        context.close()
-    cancel_all(site)
-    assert faults == []
+    """Opens pages that must not fail, nor ask other machines."""
+    with visiting(browser, site) as open:
+        yield lambda path="/playground/local/playground-app", **options: open(path, **options)
+        cancel_all(site)
 
 
 def cancel_all(site: str) -> None:

@@ -17,7 +17,7 @@ from polyrank.reports import TOKEN_HEADER, Loaded, Ready
 from polyrank.scaler.launch.base import Ended, ReplicaSpec, Waiting
 from polyrank.scaler.launch.ray import Cluster as Places
 from polyrank.scaler.launch.ray import RayHandle, RayLauncher
-from polyrank.scaler.node import pieces
+from polyrank.scaler.logs import Logs
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -141,13 +141,18 @@ async def test_a_replica_from_start_to_end(launcher: RayLauncher, folders: Path)
             refused = await stranger.post("/", headers=headers)
             assert refused.status_code == 401
             assert "its server only" in refused.json()["detail"]
+    following = asyncio.create_task(follow_log(folders / "server", handle.spec.id))
     await handle.terminate()
     assert "it was asked to end" in (await ended(handle)).reason
+    assert list((folders / "node" / "replicas").iterdir()) == []
     assert not psutil.pid_exists(answer["pid"])
-    log = b"".join(piece.data for piece in pieces(folders / "server" / handle.spec.id, 0))
-    messages = [json.loads(line)["message"] for line in log.splitlines()]
+    messages = await following
     assert messages.index("hello from setup") < messages.index("goodbye")
     assert "it was asked to end" in messages[-1]
+
+
+async def follow_log(folder: Path, id: str) -> list[str]:
+    return [line.message async for line in Logs(folder).read(id, follow=True)]
 
 
 async def until_ready(handle: RayHandle) -> AsyncIterator[Any]:
@@ -185,7 +190,7 @@ async def test_the_ranks_of_a_replica_may_be_on_other_machines(
     launcher: RayLauncher, folders: Path
 ) -> None:
     """The app names no launcher, and its runner finds the cluster that the replica is on."""
-    told = {"POLYRANK_LAUNCHER": "ray", "POLYRANK_DEVICE": "cpu"}
+    told = {"POLYRANK_RANK_LAUNCHER": "ray", "POLYRANK_DEVICE": "cpu"}
     where = spec(folders, "f" * 12, environment=told)
     handle = await launcher.start(ReplicaSpec(**{**vars(where), "ref": "wide.py::Wide"}))
     raylets = (await call(await ready(handle)))["raylets"]
@@ -210,8 +215,8 @@ async def test_an_app_that_cannot_start_says_so(launcher: RayLauncher, folders: 
         ReplicaSpec(**{**vars(spec(folders, "e" * 12)), "folder": broken})
     )
     assert "exit status 1" in (await ended(handle)).reason
-    log = b"".join(piece.data for piece in pieces(folders / "server" / handle.spec.id, 0))
-    assert b"nothing_of_this_name" in log
+    messages = [line.message async for line in Logs(folders / "server").read(handle.spec.id)]
+    assert any("nothing_of_this_name" in message for message in messages)
 
 
 async def test_a_machine_that_dies_under_load(

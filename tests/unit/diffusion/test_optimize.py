@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from diffusers import AutoencoderKL, DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    StableDiffusionXLPipeline,
+)
 from torch import nn
 
 from polyrank.diffusion import optimize, parallelize
@@ -62,6 +67,26 @@ def test_prompts_sizes_and_batches_may_change_between_calls(
     ):
         options["num_inference_steps"] = 2
         assert difference(paint(pipeline, **options), paint(plain, **options)) <= 2
+
+
+def test_a_call_does_not_ask_every_module_where_it_is(pipeline: Any, monkeypatch: Any) -> None:
+    optimize(pipeline)
+    assert type(pipeline).__name__ == "StableDiffusionXLPipeline"
+    assert isinstance(pipeline, StableDiffusionXLPipeline)
+    walk = "diffusers.hooks.group_offloading._get_group_onload_device"
+    monkeypatch.setattr(walk, lambda module: pytest.fail("it walked"))
+    assert pipeline._execution_device == torch.device("cpu")
+
+
+def test_an_offloaded_pipeline_is_still_asked(pipeline: Any) -> None:
+    optimize(pipeline)
+
+    class Hook:
+        execution_device = "meta"
+
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
+        part._hf_hook = Hook()
+    assert pipeline._execution_device == torch.device("meta")
 
 
 def test_tensors_and_arrays_come_as_before(plain: Any, pipeline: Any, paint: Any) -> None:

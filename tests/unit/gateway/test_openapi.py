@@ -6,6 +6,8 @@ from typing import Any
 from starlette.routing import BaseRoute, Route
 
 from polyrank.gateway.accounts import Accounts
+from polyrank.gateway.dashboard import Dashboard
+from polyrank.gateway.data import DataRoutes
 from polyrank.gateway.deployments import Deployments
 from polyrank.gateway.downloads import Downloads
 from polyrank.gateway.metrics import Metrics
@@ -14,6 +16,7 @@ from polyrank.gateway.outbox import Outbox
 from polyrank.gateway.pages import Pages
 from polyrank.gateway.queue import Queue
 from polyrank.gateway.runners import Runners
+from polyrank.gateway.secrets import SecretRoutes
 from polyrank.gateway.storage import Storage
 from polyrank.gateway.values import Values
 
@@ -33,6 +36,7 @@ WRITTEN = {
     "requests/{id}": "requests/{request_id}",
     "{number:int}": "{number}",
     "{key:path}": "{key}",
+    "/data/{path:path}": "/data/{path}",
 }
 
 
@@ -82,17 +86,23 @@ def test_the_routes_of_deployments_are_in_the_document_of_servers_that_have_them
             for method in item
             if method in METHODS
         }
-        for each in (document(DEPLOYMENTS), document())
+        for each in (document(*DEPLOYMENTS), document())
     )
     deployments = Deployments(SimpleNamespace(apps=NOBODY), NOBODY, NOBODY)  # type: ignore[arg-type]
-    runners = Runners(NOBODY, NOBODY)
-    assert told - always == listed(deployments.routes()) | listed(runners.routes())
+    parts = (
+        deployments,
+        Runners(NOBODY, NOBODY),
+        Dashboard(NOBODY, deployments, NOBODY),
+        SecretRoutes(NOBODY, NOBODY),
+        DataRoutes(NOBODY, max_bytes=0, policy=NOBODY),
+    )
+    assert told - always == set().union(*(listed(part.routes()) for part in parts))
 
 
 def test_every_operation_has_a_name_of_its_own_and_says_what_it_is() -> None:
     operations = [
         operation
-        for item in document(DEPLOYMENTS)["paths"].values()
+        for item in document(*DEPLOYMENTS)["paths"].values()
         for method, operation in item.items()
         if method in METHODS
     ]
@@ -102,7 +112,7 @@ def test_every_operation_has_a_name_of_its_own_and_says_what_it_is() -> None:
 
 
 def test_every_reference_leads_somewhere() -> None:
-    whole = document(DEPLOYMENTS)
+    whole = document(*DEPLOYMENTS)
 
     def references(value: object) -> list[str]:
         if isinstance(value, dict):

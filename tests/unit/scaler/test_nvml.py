@@ -17,7 +17,7 @@ from typing import Any
 import pynvml
 import pytest
 
-from polyrank.distributed import devices
+from polyrank import devices
 from polyrank.scaler import nvml
 from polyrank.scaler.gpus import Device, Inventory, Wanted
 from polyrank.scaler.nvml import Nvml

@@ -163,9 +163,14 @@ NAMES = {
     "": "Audio AudioField CompressedFile FalBaseModel FalTookitException Field File FileField "
     "FileUploadException Hidden Image ImageField ImageSizeConstraints ImageSizeField "
     "ImageSizeInput ImageValidationConfig ImageValidationOptions Video VideoField "
-    "VideoNormalizationConfig VideoValidationConfig VideoValidationOptions get_image_size to_xfal",
+    "VideoNormalizationConfig VideoValidationConfig VideoValidationOptions get_image_size to_xfal "
+    "DownloadError FAL_MODEL_WEIGHTS_DIR FAL_PERSISTENT_DIR FAL_REPOSITORY_DIR clone_repository "
+    "download_file download_model_weights get_gpu_type load_inductor_cache sync_inductor_cache "
+    "synchronized_inductor_cache",
     ".audio": "Audio AudioField",
     ".audio.audio": "Audio AudioField",
+    ".compilation": "get_gpu_type load_inductor_cache sync_inductor_cache "
+    "synchronized_inductor_cache",
     ".constraints": "ImageSizeConstraints VideoValidationConfig to_xfal",
     ".exceptions": "FalTookitException FileUploadException",
     ".file": "CompressedFile File FileField",
@@ -176,7 +181,8 @@ NAMES = {
     ".kv": "KVStore KVStoreException",
     ".pydantic": "AudioField FalBaseModel Field FileField Hidden ImageField VideoField",
     ".types": "DataUri FileInput HttpsUrl ImageDataUri ImageHttpsUrl ImageInput",
-    ".utils": "File Image",
+    ".utils": "File Image clone_repository download_file download_model_weights",
+    ".utils.download_utils": "DownloadError FAL_PERSISTENT_DIR clone_repository download_file",
     ".utils.endpoint": "cancel_on_disconnect",
     ".video": "Video VideoField",
     ".video.video": "Video VideoField",

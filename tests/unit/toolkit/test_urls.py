@@ -185,8 +185,12 @@ def test_redirects_have_an_end(site: Any) -> None:
 def test_the_connection_goes_to_the_checked_address_and_names_the_host(site: Any) -> None:
     site.page("/a", b"data")
     url = httpx.URL(f"http://no.such.host.invalid:{site.port}/a")
-    opened = asyncio.run(urls._get_at("127.0.0.1", url, allowed()))
-    assert isinstance(opened, urls.Opened)
+
+    async def read() -> bytes:
+        async with urls._at("127.0.0.1", url, allowed(), {}) as response:
+            return await response.aread()
+
+    assert asyncio.run(read()) == b"data"
     assert site.asked == [(f"no.such.host.invalid:{site.port}", "/a")]
 
 

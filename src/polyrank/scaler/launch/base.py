@@ -26,6 +26,7 @@ class ReplicaSpec:
     app's files: the working directory, and where modules are looked for first. ``ref`` is
     ``FILE[::Class]``, from there. ``environment`` is added to that of the server. ``gpus`` are
     UUIDs; with none, no GPU is visible unless ``gpus`` is None: then it sees what the server sees.
+    ``secrets`` are the names of variables whose values are masked where the app prints them.
     ``num_gpus`` is for launchers that choose the machine, and with it the GPUs, themselves.
     ``host`` is the address that it serves at; one on a network serves its server only.
     """
@@ -39,6 +40,7 @@ class ReplicaSpec:
     module: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
+    secrets: Sequence[str] = ()
     gpus: tuple[str, ...] | None = ()
     num_gpus: int = 0
     host: str = "127.0.0.1"

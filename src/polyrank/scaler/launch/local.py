@@ -115,9 +115,7 @@ class LocalLauncher:
         """Starts a replica."""
         folder = self.folder / spec.id
         folder.mkdir(mode=0o700)
-        listening = _unix_socket()
-        _in_folder(folder, listening.bind)
-        listening.listen(64)
+        listening = listen(folder)
         try:
             pidfd = self._start_keeper(spec, folder, listening)
         except OSError as error:
@@ -167,15 +165,7 @@ class LocalLauncher:
 
     def sweep(self) -> None:
         """Deletes what is left of replicas that have ended, if it is old or there is much of it."""
-        ended = []
-        for path in self.folder.glob(f"*/{TOLD}"):
-            with contextlib.suppress(FileNotFoundError):
-                ended.append((path.stat().st_mtime, path.parent))
-        ended.sort(reverse=True)
-        oldest = time.time() - self._keeping.keep_s
-        for number, (when, folder) in enumerate(ended):
-            if number >= self._keeping.keep_count or when < oldest:
-                shutil.rmtree(folder, ignore_errors=True)
+        sweep(self.folder, self._keeping)
 
     def _add(self, handle: LocalHandle) -> LocalHandle:
         self._handles[handle.spec.id] = handle
@@ -405,6 +395,27 @@ def environment_of(spec: ReplicaSpec, *, is_unbuffered: bool = False) -> dict[st
     return {**environment, **spec.environment, REPLICA: spec.id}
 
 
+def sweep(folder: Path, keeping: Keeping) -> None:
+    """Of the replicas noted in ``folder`` deletes those whose end has been told, but the latest."""
+    ended = []
+    for path in folder.glob(f"*/{TOLD}"):
+        with contextlib.suppress(FileNotFoundError):
+            ended.append((path.stat().st_mtime, path.parent))
+    ended.sort(reverse=True)
+    oldest = time.time() - keeping.keep_s
+    for number, (when, replica) in enumerate(ended):
+        if number >= keeping.keep_count or when < oldest:
+            shutil.rmtree(replica, ignore_errors=True)
+
+
+def listen(folder: Path) -> socket.socket:
+    """The socket at which those who watch the replica of a folder connect."""
+    listening = _unix_socket()
+    _in_folder(folder, listening.bind)
+    listening.listen(64)
+    return listening
+
+
 def dial(folder: Path) -> socket.socket | None:
     """A connection to the keeper of a replica, if there is one."""
     connection = _unix_socket()
@@ -464,6 +475,7 @@ def _as_json(spec: ReplicaSpec) -> dict[str, Any]:
     described = {field.name: getattr(spec, field.name) for field in fields(spec)}
     gpus = None if spec.gpus is None else list(spec.gpus)
     plain = {"folder": str(spec.folder), "gpus": gpus, "options": dict(spec.options)}
+    plain["secrets"] = list(spec.secrets)
     return described | plain | {"environment": dict(spec.environment)}
 
 

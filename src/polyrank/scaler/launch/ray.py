@@ -19,7 +19,9 @@ from polyrank.distributed.launch.ray import connect
 from polyrank.errors import PolyrankError
 from polyrank.scaler.environments import EnvironmentSpec
 from polyrank.scaler.launch.base import Ended, LaunchFailed, ReplicaSpec, Waiting
-from polyrank.scaler.node import Node, Package, Piece, end_of_log, keep_piece, pack
+from polyrank.scaler.launch.local import TOLD, Keeping, sweep
+from polyrank.scaler.mirror import Mirror, Piece
+from polyrank.scaler.node import Node, Package, pack
 
 log = logging.getLogger("polyrank.scaler")
 
@@ -111,6 +113,10 @@ class ReplicaActor:
             self._replica.kill()
         else:
             await self._replica.terminate()
+
+    async def leave(self) -> None:
+        """The replica has ended, and a server knows all of it."""
+        await self._node.leave()
 
     async def _run(self, package: Package, fetch: Callable[[], Awaitable[bytes]]) -> None:
         host = ray.util.get_node_ip_address()
@@ -217,8 +223,13 @@ class RayLauncher:
 
     def _add(self, handle: RayHandle) -> RayHandle:
         self._handles[handle.spec.id] = handle
-        handle.listen(self.folder / handle.spec.id, lambda: self._handles.pop(handle.spec.id))
+        handle.listen(self.folder / handle.spec.id, self._forget)
         return handle
+
+    def _forget(self, handle: RayHandle) -> None:
+        self._handles.pop(handle.spec.id)
+        (self.folder / handle.spec.id / TOLD).touch()
+        sweep(self.folder, Keeping())
 
 
 class RayHandle:
@@ -240,14 +251,13 @@ class RayHandle:
         self._is_placed = False
         self._why = ""
 
-    def listen(self, folder: Path, on_over: Callable[[], object]) -> None:
+    def listen(self, folder: Path, on_over: Callable[[RayHandle], None]) -> None:
         """Hears what the actor tells, until the end; keeps the log in ``folder``."""
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         create = asyncio.get_running_loop().create_task
         self._tasks = [
             create(self._listen(on_over), name=f"replica-{self.spec.id}"),
             create(self._renew(), name=f"lease-{self.spec.id}"),
-            create(self._copy_log(folder), name=f"log-{self.spec.id}"),
+            create(self._copy_log(Mirror(folder)), name=f"log-{self.spec.id}"),
         ]
 
     async def follow(self) -> AsyncIterator[News]:
@@ -288,7 +298,7 @@ class RayHandle:
             self._why = "it was asked to end before it had a place in the cluster"
             ray.kill(self._actor)
 
-    async def _listen(self, on_over: Callable[[], object]) -> None:
+    async def _listen(self, on_over: Callable[[RayHandle], None]) -> None:
         try:
             await self._arrive()
             ended = await self._hear()
@@ -297,7 +307,7 @@ class RayHandle:
         await self._clean_up()
         self._over.set()
         self._publish(ended)
-        on_over()
+        on_over(self)
 
     async def _arrive(self) -> None:
         """Waits until the actor has a place, and says so if that takes long."""
@@ -326,12 +336,17 @@ class RayHandle:
                 await self._actor.renew.remote()
                 await asyncio.sleep(self._cluster.linger_s / 3)
 
-    async def _copy_log(self, folder: Path) -> None:
+    async def _copy_log(self, mirror: Mirror) -> None:
         """Keeps the log here, too: its machine may go."""
-        with contextlib.suppress(RayError):
-            position = end_of_log(folder)
-            async for coming in self._actor.log.options(num_returns="streaming").remote(position):
-                keep_piece(folder, await coming)
+        try:
+            await mirror.open()
+            log_of = self._actor.log.options(num_returns="streaming")
+            async for coming in log_of.remote(mirror.position):
+                mirror.keep(await coming)
+        except RayError:
+            pass  # the machine has gone
+        finally:
+            mirror.close()
 
     async def _clean_up(self) -> None:
         """The replica has ended: so may the actor, once we have the end of the log."""
@@ -339,6 +354,8 @@ class RayHandle:
         renewing.cancel()
         await asyncio.wait([copying], timeout=LAST_LINES_S)
         copying.cancel()
+        with contextlib.suppress(RayError):
+            await self._actor.leave.remote()
         await asyncio.to_thread(ray.kill, self._actor)
 
     def _publish(self, news: News) -> None:

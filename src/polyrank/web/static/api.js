@@ -65,9 +65,12 @@ export async function send(path, options = {}) {
   return response;
 }
 
-/** The apps of this server. */
+/**
+ * The apps of this server, and the path of the page that shows how they are doing, null where there
+ * is none or it is not for this caller: `{ apps, dashboard }`.
+ */
 export async function listApps() {
-  return (await (await send("/apps")).json()).apps;
+  return (await send("/apps")).json();
 }
 
 /** What an app says about itself. */
@@ -95,7 +98,8 @@ export function watchEvents(app, id, after, signal) {
   return watch(`/queue/${app}/requests/${id}/events`, after, signal);
 }
 
-async function* watch(url, after, signal) {
+/** The server-sent events at an address, those behind `after`: `{ id, data }`. */
+export async function* watch(url, after, signal) {
   const headers = { accept: "text/event-stream", "last-event-id": String(after) };
   const response = await send(url, { headers, signal });
   for await (const { id, data } of readEvents(response.body)) {

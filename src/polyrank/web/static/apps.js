@@ -11,8 +11,9 @@ const waiting = new Set();
 
 async function show() {
   try {
-    const apps = await listApps();
-    list.replaceChildren(...apps.map(card));
+    const { apps, dashboard } = await listApps();
+    list.replaceChildren(...apps.map((app) => h("li", {}, card(app), gauge(app, dashboard))));
+    tools.linkDashboard(dashboard);
     if (!apps.length) list.append(note("No app is deployed here yet."));
     for (const app of apps) if (app.state !== "ready" && app.state !== "failed") showWhenReady(app);
   } catch (error) {
@@ -27,35 +28,37 @@ async function showWhenReady({ name }) {
   waiting.add(name);
   await readSchema(name).catch(() => {});
   waiting.delete(name);
-  await // Whoever comes back to the page sees how it is now.
-  addEventListener("focus", show);
-  show();
+  await show();
 }
 
 function card({ name, state, endpoints }) {
   const cut = name.lastIndexOf("/");
   const paths = endpoints.map(({ path }) => h("li", {}, path));
   return h(
-    "li",
-    {},
+    "a",
+    { class: "card", href: `/playground/${name}` },
     h(
-      "a",
-      { class: "card", href: `/playground/${name}` },
-      h(
-        "span",
-        { class: "title" },
-        h("span", { class: "owner" }, `${name.slice(0, cut)}/`),
-        name.slice(cut + 1),
-      ),
-      h(
-        "span",
-        { class: state === "ready" || state === "failed" ? `state ${state}` : "state" },
-        state,
-      ),
-      h("ul", { class: "paths" }, ...paths),
-      icon("arrow"),
+      "span",
+      { class: "title" },
+      h("span", { class: "owner" }, `${name.slice(0, cut)}/`),
+      name.slice(cut + 1),
     ),
+    h(
+      "span",
+      { class: state === "ready" || state === "failed" ? `state ${state}` : "state" },
+      state,
+    ),
+    h("ul", { class: "paths" }, ...paths),
+    icon("arrow"),
   );
+}
+
+/** The way to how an app is doing, where there is one. */
+function gauge({ name }, dashboard) {
+  if (!dashboard) return null;
+  const title = `Dashboard of ${name}`;
+  const href = `${dashboard}/${name}`;
+  return h("a", { class: "quiet", href, title, "aria-label": title }, icon("gauge"));
 }
 
 function note(text) {

@@ -51,11 +51,13 @@ class Playground {
     );
     await this.strip.show();
     this.followAddress();
+    const { dashboard } = await listApps();
+    this.tools.linkDashboard(dashboard && `${dashboard}/${this.app}`);
   }
 
   /** Why the app's schema is not there yet: the server answers when the app is ready. */
   async tellState() {
-    const app = (await listApps()).find(({ name }) => name === this.app);
+    const app = (await listApps()).apps.find(({ name }) => name === this.app);
     const place = at("form").querySelector(".nothing");
     if (app && app.state !== "ready" && !this.schema)
       place?.replaceChildren(`${this.app}: ${app.state}`);
@@ -104,6 +106,7 @@ class Playground {
   }
 
   fill(input) {
+    if (input === undefined) return; // that of a request that another page has sent
     this.form.value = input;
     this.showCode();
   }

@@ -1,7 +1,7 @@
 /** What stands in the bar of every page: the key for this server, and the theme. */
 
 import { key } from "./api.js";
-import { h, iconButton } from "./dom.js";
+import { h, icon, iconButton } from "./dom.js";
 
 const THEMES = ["system", "light", "dark"];
 
@@ -17,7 +17,16 @@ export function makeTools(place, onKey) {
     themeButton.setAttribute("aria-label", themeLabel());
   });
   place.append(keyButton, themeButton, dialog);
-  return { askForKey: () => dialog.open || dialog.showModal() };
+  let link = null;
+  return {
+    askForKey: () => dialog.open || dialog.showModal(),
+    /** Leads to the page that shows how apps are doing; null where there is none. */
+    linkDashboard(path) {
+      link?.remove();
+      link = path && h("a", { class: "quiet words", href: path }, icon("gauge"), "Dashboard");
+      if (link) place.prepend(link);
+    },
+  };
 }
 
 function themeLabel() {

@@ -1,0 +1,199 @@
+"""The fan-out example on more and more GPUs: a picture from each, and their grid.
+
+    python -m benchmarks.scale --ranks 1 2 4
+    python -m benchmarks.scale --model shapes --size 256 --device cpu --ranks 1 2
+
+Runs the worker of examples/parallel_sdxl.py, with SDXL's architecture and random weights. The
+largest number of ranks goes first: it compiles for all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.floors import THROUGHPUT_ANCHOR, floor_s
+from benchmarks.sdxl import random_sdxl
+from examples.parallel_sdxl import Painter, Prompt
+from polyrank.distributed import DistributedRunner
+
+COMPILE_LIMIT_S = 420
+
+
+class Clocked(Painter):
+    """The example's worker, which also says when its last step of denoising was through."""
+
+    def setup(self, model: str) -> None:
+        """``model``: "random" for SDXL's architecture, "shapes" for models/shapes."""
+        if model == "shapes":
+            super().setup()
+        else:
+            self.pipeline, decoder = random_sdxl(self.device)
+            self.make_fast(decoder)
+        self.pipeline.set_progress_bar_config(disable=True)
+
+    def make_fast(self, decoder: Any) -> None:
+        """As the example does; keeps what ``optimize`` returns."""
+        from polyrank.diffusion import Previewer, optimize
+
+        self.optimized = optimize(self.pipeline)
+        self.previewer = Previewer(self.pipeline, decoder, worker=self)
+
+    def cancellable(self, callback: Callable[..., Any] | None = None) -> Callable[..., Any]:
+        """The example's callback; notes the end of every step, so the last one stays."""
+        inner = super().cancellable(callback)
+
+        def on_step_end(*args: Any) -> Any:
+            self.stepped = Moment(self.device)
+            return inner(*args)
+
+        return on_step_end
+
+    def __call__(self, streaming: bool = False, *, wait: bool = False, **payload: Any) -> Any:
+        """The example's answer, and the seconds from the last step to the grid's bytes."""
+        if wait:
+            ready = self.optimized.wait(COMPILE_LIMIT_S) and self.previewer.wait(COMPILE_LIMIT_S)
+            return {"ready": ready}
+        result = super().__call__(streaming, **payload)
+        return {**result, "tail_s": self.stepped.until(Moment(self.device))}
+
+
+class Moment:
+    """A point in the work of a device, or of the processor where there is none."""
+
+    def __init__(self, device: Any) -> None:
+        import torch
+
+        self.event: Any = None
+        if device.type == "cuda":
+            self.event = torch.cuda.Event(enable_timing=True)
+            self.event.record()
+        self.at = time.perf_counter()
+
+    def until(self, other: Moment) -> float:
+        """Seconds to another moment."""
+        if self.event is None:
+            return other.at - self.at
+        other.event.synchronize()
+        milliseconds: float = self.event.elapsed_time(other.event)
+        return milliseconds / 1e3
+
+
+@dataclass
+class Scaled:
+    """Seconds on so many ranks, medians: a request, one with previews, and its tail."""
+
+    ranks: int
+    wall_s: float
+    previews_s: float
+    tail_s: float
+
+
+async def measure(ranks: int, args: argparse.Namespace) -> Scaled:
+    """Plain requests and streamed ones, in turn."""
+    runner = DistributedRunner(Clocked, ranks, device=args.device)
+    payload = Prompt(
+        prompt="a lighthouse by the sea at sunset",
+        num_inference_steps=args.steps,
+        guidance_scale=5.0,
+        size=args.size,
+        seed=0,
+        preview_every=args.every,
+    ).to_payload()
+    await runner.start(timeout=600, model=args.model)
+    try:
+        await request(runner, {**payload, "steps": 2})
+        await stream(runner, payload)  # makes the previews' shapes known
+        say(f"{ranks} ranks: {await runner.invoke({'wait': True})}")
+        walls, streamed, tails = [], [], []
+        for number in range(args.warm_up + args.repeats):
+            wall, tail = await request(runner, payload)
+            previews = await stream(runner, payload)
+            if number >= args.warm_up:
+                walls.append(wall)
+                tails.append(tail)
+                streamed.append(previews)
+    finally:
+        await runner.stop()
+    medians = [statistics.median(each) for each in (walls, streamed, tails)]
+    say(f"{ranks} ranks: wall, with previews, tail {medians}")
+    return Scaled(ranks, *medians)
+
+
+async def request(runner: DistributedRunner, payload: dict[str, Any]) -> tuple[float, float]:
+    """Seconds of a request, and of its tail."""
+    begun = time.perf_counter()
+    result = await runner.invoke(payload)
+    return time.perf_counter() - begun, result["tail_s"]
+
+
+async def stream(runner: DistributedRunner, payload: dict[str, Any]) -> float:
+    """Seconds of a request with previews, as a browser would read it."""
+    begun = time.perf_counter()
+    async for _event in runner.stream(payload, as_text_events=True):
+        pass
+    return time.perf_counter() - begun
+
+
+def table(rows: Sequence[Scaled], args: argparse.Namespace) -> str:
+    """The rows as Markdown, the fewest ranks first."""
+    rows = sorted(rows, key=lambda row: row.ranks)
+    one, is_sdxl = rows[0], args.model == "random"
+    lines = [
+        f"{args.device}, {args.model}, {args.size}x{args.size}, {args.steps} steps with guidance, "
+        f"previews every {args.every} steps; medians of {args.repeats}",
+        "",
+        "| GPUs | pictures/s | times that of one (goal 0.98) | pictures/s at the floor "
+        "| fan-out with previews, s | times one picture on one GPU (goal 1.03) "
+        "| last step to the grid's JPEG, ms (goal 40) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        share = one.wall_s / row.wall_s  # each rank paints one picture per request
+        floor = f"{row.ranks / floor_s(args.steps, args.size):.2f}" if is_sdxl else ""
+        lines.append(
+            f"| {row.ranks} | {row.ranks / row.wall_s:.2f} | {share:.3f} | {floor} "
+            f"| {row.previews_s:.3f} | {row.previews_s / one.wall_s:.3f} "
+            f"| {row.tail_s * 1e3:.1f} |"
+        )
+    return "\n".join([*lines, "", f"Anchor, pictures/s and GPU: {THROUGHPUT_ANCHOR}."])
+
+
+def say(text: str) -> None:
+    """Tells how far the run is."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What all of the GPU benchmarks take."""
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
+    parser.add_argument("--model", choices=["random", "shapes"], default="random")
+    parser.add_argument("--size", type=int, default=1024)
+    parser.add_argument("--repeats", type=int, default=5)
+
+
+def run(args: argparse.Namespace) -> str:
+    """Measures on every number of ranks; the table."""
+    rows = [asyncio.run(measure(ranks, args)) for ranks in sorted(args.ranks, reverse=True)]
+    return table(rows, args)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Reads the arguments and measures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    add_arguments(parser)
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--every", type=int, default=5, help="steps between previews")
+    parser.add_argument("--warm-up", type=int, default=2)
+    print(run(parser.parse_args(arguments)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Enlarging a picture and convolving it, as one convolution of the small picture."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.upsampling import Upsample2D
+from torch import Tensor, nn
+
+
+def upsample_conv(batch: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 3x3 convolution, padded by one, of a batch that is first doubled by repeating each pixel.
+
+    Of the nine pixels that an output looks at, four are different, so four sums of weights do. The
+    four outputs of a pixel are four channels of a 2x2 convolution of the small batch: 4/9 of the
+    work, and the large batch is never made.
+    """
+    count, _, height, width = batch.shape
+    outputs = F.conv2d(batch, _four_corners(weight), padding=1)
+    corners = outputs.unflatten(1, (2, 2, len(weight)))
+    lower, row = _places(height, batch.device)
+    right, column = _places(width, batch.device)
+    pixels = corners[:, lower[:, None], right, :, row[:, None], column]
+    # [rows, columns, n, channels]
+    doubled = pixels.permute(2, 3, 0, 1)
+    return doubled if bias is None else doubled + bias[:, None, None]
+
+
+def _places(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """For every row of the result: which of a pixel's two it is, and where that was computed.
+
+    The upper one looks at the row above and at its own, so its place in the padded result is the
+    pixel's; the lower one's is the next.
+    """
+    rows = torch.arange(2 * size, device=device)
+    lower = rows % 2
+    return lower, rows // 2 + lower
+
+
+def _four_corners(weight: Tensor) -> Tensor:
+    """[4 channels, inputs, 2, 2] of [channels, inputs, 3, 3]: sums of what meets the same pixel."""
+    first, middle, last = weight.float().unbind(2)
+    rows = torch.stack([first, middle + last, first + middle, last]).unflatten(0, (2, 2))
+    first, middle, last = rows.unbind(-1)
+    both = torch.stack([first, middle + last, first + middle, last]).unflatten(0, (2, 2))
+    # [right, columns, lower, rows, channels, inputs] to [lower, right, channels, …, rows, columns]
+    ordered = both.permute(2, 0, 4, 5, 3, 1).flatten(0, 2)
+    return ordered.to(weight.dtype)
+
+
+def fuse_upsamplers(module: nn.Module) -> None:
+    """Gives every upsampler of ``module`` that fits the forward above."""
+    for part in module.modules():
+        if isinstance(part, Upsample2D) and _fits(part):
+            part.forward = functools.partial(_upsample, part)
+
+
+def _fits(part: Upsample2D) -> bool:
+    conv = part.conv
+    return (
+        part.use_conv
+        and not part.use_conv_transpose
+        and part.interpolate
+        and part.norm is None
+        and isinstance(conv, nn.Conv2d)
+        and (conv.kernel_size, conv.stride, conv.padding) == ((3, 3), (1, 1), (1, 1))
+        and (conv.dilation, conv.groups, conv.padding_mode) == ((1, 1), 1, "zeros")
+    )
+
+
+def _upsample(part: Upsample2D, batch: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+    if output_size is not None and tuple(output_size) != tuple(2 * n for n in batch.shape[2:]):
+        stock: Tensor = Upsample2D.forward(part, batch, output_size)
+        return stock
+    return upsample_conv(batch, part.conv.weight, part.conv.bias)

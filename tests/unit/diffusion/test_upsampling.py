@@ -1,0 +1,55 @@
+"""Enlarging and convolving in one go gives what one after the other gives."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers.models.upsampling import Upsample2D
+
+from polyrank.diffusion.cores import UNetCore, fast_unet
+from polyrank.diffusion.upsampling import fuse_upsamplers, upsample_conv
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [(1, 1), (5, 8), (16, 3)])
+def test_it_is_the_convolution_of_the_enlarged_picture(size: Any, layout: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    batch = torch.randn(2, 6, *size, generator=generator).contiguous(memory_format=layout)
+    weight = torch.randn(4, 6, 3, 3, generator=generator)
+    bias = torch.randn(4, generator=generator)
+    large = F.interpolate(batch, scale_factor=2.0, mode="nearest")
+    for each in (bias, None):
+        expected = F.conv2d(large, weight, each, padding=1)
+        assert torch.allclose(upsample_conv(batch, weight, each), expected, atol=1e-5)
+
+
+def test_a_unet_with_fused_upsamplers_gives_the_same(pipeline: Any) -> None:
+    project = fast_unet(pipeline.unet)
+    core = UNetCore(pipeline.unet, ("text_embeds", "time_ids"))
+    generator = torch.Generator().manual_seed(0)
+    sample = torch.randn(2, 4, 16, 16, generator=generator)
+    text = project(torch.randn(2, 32, 256, generator=generator))
+    added = (torch.randn(2, 128, generator=generator), torch.full((2, 6), 128.0))
+    with torch.no_grad():
+        expected = core(sample, torch.tensor(500.0), text, *added)
+        fuse_upsamplers(pipeline.unet)
+        fused = core(sample, torch.tensor(500.0), text, *added)
+    assert not torch.equal(fused, expected)  # it went another way
+    assert torch.allclose(fused, expected, atol=1e-4)
+
+
+def test_a_size_that_is_not_the_double_is_left_to_diffusers() -> None:
+    torch.manual_seed(0)
+    stock = Upsample2D(4, use_conv=True)
+    batch = torch.randn(1, 4, 5, 5)
+    with torch.no_grad():
+        expected = stock(batch, output_size=(9, 9))
+        fuse_upsamplers(stock)
+        assert torch.equal(stock(batch, output_size=(9, 9)), expected)
+
+
+def test_upsamplers_of_another_kind_are_left_as_they_are() -> None:
+    for other in (Upsample2D(4, use_conv_transpose=True), Upsample2D(4)):
+        fuse_upsamplers(other)
+        assert "forward" not in vars(other)
