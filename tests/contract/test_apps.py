@@ -84,3 +84,14 @@ async def test_replicas_are_remembered_for_a_while(apps: Apps, clock: Any) -> No
     clock.now += HISTORY_S + 1
     assert await apps.sweep_replicas() == ["a"]
     assert await apps.replica("a") is None and await apps.replica("b") is not None
+
+
+async def test_outcomes_are_counted_by_app_and_state(apps: Apps) -> None:
+    await begin(apps)
+    await apps.note_failed((await begin(apps)).id, "no weights")
+    await begin(apps, "write")
+    assert await apps.outcomes() == {
+        ("ann/paint", "deploying"): 1,
+        ("ann/paint", "failed"): 1,
+        ("ann/write", "deploying"): 1,
+    }

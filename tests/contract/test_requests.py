@@ -281,3 +281,31 @@ async def test_half_of_ten_thousand_are_cancelled(requests: Requests) -> None:
     assert set(outcomes) == {Cancelled.DONE}
     left = await lease(requests, 10_000)
     assert {leased.id for leased in left} == set(ids[1::2])
+
+
+async def test_queue_sizes_are_told_of_all_apps_at_once(requests: Requests) -> None:
+    for app in ("local/hello", "local/hello", "local/other"):
+        await requests.submit(replace(HELLO, app=app))
+    await lease(requests)
+    assert await requests.queue_sizes() == {"local/hello": 1, "local/other": 1}
+
+
+async def test_who_counts_is_told_of_each_end_once(database: Database, clock: Any) -> None:
+    ends: list[tuple[int | None, float, float | None]] = []
+    requests = Requests(
+        database, clock, on_end=lambda end: ends.append((end.status, end.waited_s, end.ran_s))
+    )
+    ids = [
+        (await requests.submit(replace(HELLO, start_timeout_s=start_timeout_s))).id
+        for start_timeout_s in (None, None, None, 5)
+    ]
+    clock.now += 2
+    first, second = await lease(requests, 2)
+    clock.now += 3
+    await requests.finish(first.id, 1, GOOD)
+    await requests.finish(first.id, 1, GOOD)  # it has ended
+    await requests.put_back(second.id, 1, delay_s=0, why=Answer(503))  # it has not
+    await requests.expire()
+    await requests.cancel(ids[2])
+    await requests.cancel(second.id)
+    assert ends == [(200, 2, 3), (504, 5, None), (499, 5, None), (499, 5, None)]

@@ -19,8 +19,9 @@ HEALTH = {
 def three_machines() -> Iterator[Cluster]:
     """The cluster, one CPU on each machine; RAY_ADDRESS names it. The body of a fixture."""
     head = {**MACHINE, "include_dashboard": False, "_system_config": HEALTH}
-    made = Cluster(initialize_head=True, head_node_args=head)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        made = Cluster(initialize_head=True, head_node_args=head)
         patch.setenv("RAY_ADDRESS", made.address)
         for _ in range(2):
             made.add_node(wait=False, **MACHINE)

@@ -274,7 +274,7 @@ def _know_device(pipeline: Any) -> None:
             if hasattr(unet, "_hf_hook") or hasattr(unet, "_diffusers_hook"):
                 device: torch.device = super()._execution_device
                 return device
-            at: torch.device = unet.device
+            at: torch.device = next(unet.parameters()).device  # its own `device` walks too
             return at
 
     Quick.__name__, Quick.__qualname__ = stock.__name__, stock.__qualname__

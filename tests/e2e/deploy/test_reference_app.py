@@ -20,6 +20,7 @@ def test_it_is_listed_with_its_endpoints_and_described_while_no_replica_runs(
     )
     (tmp_path / FILE.name).write_text(text)
     (tmp_path / "helpers.py").write_text("# a local module that travels with the app")
+    assert installation.run("secrets", "set", "HF_TOKEN=hidden").returncode == 0
     done = installation.run("deploy", FILE.name, "--app-name", "theirs", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     none = ("--min-concurrency", "0", "--concurrency-buffer", "0", "--concurrency-buffer-perc", "0")

@@ -219,3 +219,10 @@ def test_the_worker_of_the_manual_that_shares_a_picture_paints(manual: dict[str,
         assert worker(prompt="a red circle", steps=2)["image"].size == (256, 256)
     finally:
         dist.destroy_process_group()
+
+
+def test_the_worker_of_the_manual_that_loads_quickly_has_a_pipeline(manual: dict[str, Any]) -> None:
+    worker = manual["QuickStart"]()
+    worker._device = torch.device("cpu")
+    worker.setup()
+    assert isinstance(worker.pipeline, StableDiffusionXLPipeline)

@@ -51,7 +51,7 @@ class Playground {
     );
     await this.strip.show();
     this.followAddress();
-    const { dashboard } = await listApps();
+    const { dashboard } = await listApps().catch(() => ({}));
     this.tools.linkDashboard(dashboard && `${dashboard}/${this.app}`);
   }
 

@@ -12,7 +12,7 @@ import { Replicas } from "./replicas.js";
 import { Requests } from "./requests.js";
 import { Revisions } from "./revisions.js";
 import { ScalingForm } from "./scaling.js";
-import { makeState, showState } from "./state.js";
+import { makeState, showState, stateOf } from "./state.js";
 import { showTrouble } from "./trouble.js";
 
 const at = (id) => document.getElementById(id);
@@ -51,8 +51,8 @@ class Summary {
     );
   }
 
-  show(app) {
-    showState(this.state, app.state);
+  show(app, deployment) {
+    showState(this.state, stateOf(app, deployment));
     say(this.revision, app.revision ? `revision ${app.revision.number}` : "no revision serves");
     this.facts.show(app);
     say(this.why, app.why);
@@ -89,8 +89,9 @@ live.addEventListener("change", () => {
   showTrouble(app ? null : new Error(`${name} is not deployed here.`), tools);
   at("summary").hidden = at("parts").hidden = !app;
   if (!app) return;
-  summary.show(app);
-  for (const part of parts) part.show(app, live.deploymentsOf(name));
+  const underWay = live.deploymentsOf(name);
+  summary.show(app, underWay[0]);
+  for (const part of parts) part.show(app, underWay);
 });
 live.addEventListener("problem", () => showTrouble(live.problem, tools, live.isKnown));
 live.connection.start();

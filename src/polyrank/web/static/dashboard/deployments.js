@@ -99,6 +99,7 @@ class Deployment {
       this.isRead = true;
       if (type === "done") this.add("It serves.", "event");
       else this.add(detail, "error");
+      this.scroll.flush();
       const last = [...this.lines.children].slice(-50).map((each) => each.textContent);
       for (const each of lines) if (!last.includes(each)) this.add(each, "error");
     }

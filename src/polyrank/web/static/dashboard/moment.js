@@ -18,6 +18,7 @@ export function ago(at = null) {
 export function setAgo(element, at) {
   if (at === null) {
     element.textContent = "";
+    element.removeAttribute("title");
     return element;
   }
   const date = new Date(at * 1000);

@@ -6,7 +6,7 @@ import { Facts } from "./facts.js";
 import { Keyed, say } from "./keyed.js";
 import { Live } from "./live.js";
 import { ago, setAgo } from "./moment.js";
-import { makeState, showState } from "./state.js";
+import { makeState, showState, stateOf } from "./state.js";
 import { showTrouble } from "./trouble.js";
 
 const place = document.getElementById("apps");
@@ -47,10 +47,10 @@ class Entry {
   }
 
   show(app) {
-    showState(this.state, app.state);
     say(this.revision, app.revision ? `revision ${app.revision.number}` : "never deployed");
     setAgo(this.since, app.revision?.created_at ?? null);
     const [deployment] = live.deploymentsOf(app.name);
+    showState(this.state, stateOf(app, deployment));
     this.way.hidden = deployment?.state !== "running";
     if (!this.way.hidden) say(this.way, `revision ${deployment.number}: ${deployment.phase}`);
     this.facts.show(app);

@@ -11,7 +11,7 @@ import { makeState, showState } from "./state.js";
 
 // How long an ended replica is shown: its log says why it ended.
 const SHOWN_S = 3600;
-const MOST_ENDED = 10;
+const MOST_ENDED = 5;
 
 export class Replicas {
   constructor(app) {
@@ -23,16 +23,19 @@ export class Replicas {
     this.rows = new Keyed(
       rows,
       ({ id }) => id,
-      (each) => new Row(each, () => this.openLog(each.id)),
+      (each) => new Row(each, this),
     );
     this.nothing = h("p", { class: "nothing" }, "No replica runs.");
+    this.problem = h("p", { class: "problem", role: "alert" });
     this.log = new Log();
-    this.element = makeSection("Replicas", h("div", {}, table, this.nothing, this.log.element));
+    const body = h("div", {}, table, this.nothing, this.problem, this.log.element);
+    this.element = makeSection("Replicas", body);
   }
 
   show({ replicas }) {
     const ids = new Set(replicas.map(({ id }) => id));
-    const isFirst = !this.live.length && !this.ended.length;
+    const isFirst = !this.hasBegun;
+    this.hasBegun = true;
     const isOneGone = this.live.some(({ id }) => !ids.has(id));
     this.live = replicas;
     if (isFirst || isOneGone) this.readEnded();
@@ -55,18 +58,26 @@ export class Replicas {
     if (this.log.replica === id) this.log.close();
     else this.log.open(id);
   }
+
+  /** The answer comes when the replica has ended, which may take long; the rows show how it goes. */
+  end(id, how) {
+    say(this.problem, "");
+    endReplica(id, how).catch((error) => say(this.problem, error.message));
+  }
 }
 
 class Row {
-  constructor({ id }, openLog) {
+  constructor({ id }, replicas) {
+    this.replicas = replicas;
+    const openLog = () => replicas.openLog(id);
     this.state = makeState();
     this.reason = h("span", { class: "reason" });
     this.since = ago();
     this.revision = h("span");
     this.gpus = h("span");
     this.running = h("span");
-    this.stop = button("Stop", () => this.end("stop"), `Stop ${id}`);
-    this.kill = button("Kill", () => this.end("kill"), `Kill ${id}`);
+    this.stop = button("Stop", () => this.askToEnd("stop"), `Stop ${id}`);
+    this.kill = button("Kill", () => this.askToEnd("kill"), `Kill ${id}`);
     this.element = h(
       "tr",
       {},
@@ -86,7 +97,7 @@ class Row {
     showState(this.state, replica.state);
     say(this.reason, replica.reason ?? "");
     setAgo(this.since, replica.since);
-    say(this.revision, String(replica.number));
+    say(this.revision, isOver ? "" : String(replica.number));
     say(this.gpus, replica.gpus.length ? String(replica.gpus.length) : "CPU");
     this.gpus.title = replica.gpus.join(", ");
     say(this.running, isOver ? "" : String(replica.running));
@@ -95,19 +106,18 @@ class Row {
     this.stop.disabled = replica.state === "draining" || replica.state === "terminating";
   }
 
-  end(how) {
+  askToEnd(how) {
     const { id, running } = this.replica;
-    const isKill = how === "kill";
-    const count = running === 1 ? "the request" : `the ${running} requests`;
-    const work = running ? count : "anything";
+    const works = `it works on ${running === 1 ? "one request" : `${running} requests`} now`;
+    const [action, text] = {
+      stop: ["Stop", `It ends when its work is done; ${works}.`],
+      kill: ["Kill", `It ends at once; ${works}.`],
+    }[how];
     ask({
-      title: `${isKill ? "Kill" : "Stop"} replica ${id}?`,
-      text: isKill
-        ? `It ends at once. ${running ? `What it works on fails or is tried again: ${running}.` : ""}`
-        : `It ends when it has done ${running ? work : "what it works on: nothing now"}.`,
-      action: isKill ? "Kill" : "Stop",
-      // The answer comes when it has ended, which may take long; the table shows how it goes.
-      work: async () => void endReplica(id, how).catch(() => {}),
+      title: `${action} replica ${id}?`,
+      text: `${text} Another takes its place where one is wanted.`,
+      action,
+      work: async () => this.replicas.end(id, how),
     });
   }
 }

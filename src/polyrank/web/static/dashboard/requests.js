@@ -29,12 +29,12 @@ export class Requests {
       h("option", { value: "done" }, "Done"),
     );
     this.flush = button("Flush queue", () => this.askToFlush());
-    const columns = ["Request", "State", "Came", "Took", "Attempts"];
+    const columns = ["Request", "State", "Came", "Took"];
     const { table, rows } = makeTable("Requests", ...columns);
     this.rows = new Keyed(
       rows,
       ({ request_id: id }) => id,
-      (each) => new Row(app, each),
+      (each) => new Row(this, each),
     );
     this.nothing = h("p", { class: "nothing" }, "None, or none that is still kept.");
     this.problem = h("p", { class: "problem", role: "alert" });
@@ -81,6 +81,10 @@ export class Requests {
     }
   }
 
+  cancel(id) {
+    cancel(this.app, id).catch((error) => say(this.problem, error.message));
+  }
+
   askToFlush() {
     ask({
       title: "Flush the queue?",
@@ -92,15 +96,14 @@ export class Requests {
 }
 
 class Row {
-  constructor(app, { request_id: id }) {
-    this.app = app;
+  constructor(requests, { request_id: id }) {
+    this.app = requests.app;
     this.state = makeState();
     this.error = h("span", { class: "reason" });
     this.came = ago();
     this.took = h("span");
-    this.attempts = h("span");
     this.link = h("a", { title: `See ${id} in the playground` }, h("code", {}, id.slice(0, 8)));
-    this.cancel = button("Cancel", () => cancel(app, id).catch(() => {}), `Cancel ${id}`);
+    this.cancel = button("Cancel", () => requests.cancel(id), `Cancel ${id}`);
     this.element = h(
       "tr",
       {},
@@ -108,7 +111,6 @@ class Row {
       cell("State", this.state, this.error),
       cell("Came", this.came),
       cell("Took", this.took),
-      cell("Attempts", this.attempts),
       h("td", { class: "doing" }, this.cancel),
     );
   }
@@ -119,7 +121,6 @@ class Row {
     say(this.error, error ?? "");
     setAgo(this.came, request.submitted_at);
     say(this.took, duration(request));
-    say(this.attempts, request.attempts > 1 ? String(request.attempts) : "");
     const [endpoint] = path.split("?");
     this.link.href = `/playground/${this.app}${toFragment({ path: endpoint || "/", requestId })}`;
     this.cancel.hidden = state === "done";
@@ -132,6 +133,8 @@ function ended({ state, status_code: status, error_type: type }) {
   return status >= 400 ? "failed" : "completed";
 }
 
-function duration({ started_at: startedAt, finished_at: finishedAt }) {
-  return startedAt === null || finishedAt === null ? "" : timeInWords(finishedAt - startedAt);
+function duration({ started_at: startedAt, finished_at: finishedAt, attempts }) {
+  const isKnown = startedAt !== null && finishedAt !== null;
+  const words = [isKnown && timeInWords(finishedAt - startedAt), attempts > 1 && `try ${attempts}`];
+  return words.filter(Boolean).join(", ");
 }

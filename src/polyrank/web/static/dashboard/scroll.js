@@ -10,8 +10,8 @@ export class Scroll {
   append(entry, most) {
     this.waiting.push(entry);
     this.most = most;
-    // Lines come in thousands: they are laid out once a frame.
-    this.frame ??= setTimeout(() => this.flush(), 16);
+    // Lines come in thousands: they are laid out together.
+    this.timer ??= setTimeout(() => this.flush(), 16);
   }
 
   clear() {
@@ -20,7 +20,8 @@ export class Scroll {
   }
 
   flush() {
-    this.frame = null;
+    clearTimeout(this.timer);
+    this.timer = null;
     const { element } = this;
     const isAtEnd = element.scrollHeight - element.scrollTop - element.clientHeight < 40;
     element.append(...this.waiting.splice(0));

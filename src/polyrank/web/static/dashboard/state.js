@@ -24,6 +24,11 @@ export function makeState() {
   return h("span", { class: "state" });
 }
 
+/** The state of an app: while it is deployed for the first time, it is nothing else yet. */
+export function stateOf(app, deployment) {
+  return !app.revision && deployment?.state === "running" ? "deploying" : app.state;
+}
+
 /** Shows a state. What comes behind a colon, the reason, is in the title. */
 export function showState(element, state) {
   const [word] = state.split(":");
