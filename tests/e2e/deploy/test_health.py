@@ -1,72 +1,67 @@
-"""A replica that says that it is not well is replaced."""
+"""A replica that says that it is sick, and is replaced."""
+
+from pathlib import Path
 
 import httpx
-import pytest
+from polyrank_program import ROOT
+
+from polyrank.app import projects
+from polyrank.app.health import health_check_of
+from polyrank.reports import HealthCheck
 
 from .conftest import Installation, Project
 
 APP = """
 import os
-import fal
+import polyrank
 from fastapi import Response
-from pydantic import BaseModel
 
+CHECK = polyrank.HealthCheck(start_period_seconds=0, failure_threshold=1, call_regularly=False)
 
-class Fragile(fal.App):
-    app_name = "fragile"
+class Patient(polyrank.App):
+    app_name = "patient"
     min_concurrency = 1
-    is_well = True
+    is_sick = False
 
-    @fal.endpoint("/")
-    def work(self) -> dict:
-        return {"pid": os.getpid()}
+    @polyrank.endpoint("/ready", health_check=CHECK)
+    def ready(self) -> None:
+        if self.is_sick:
+            raise polyrank.AppException("sick", status_code=503)
 
-    @fal.endpoint("/break")
-    def hurt(self, response: Response) -> dict:
-        self.is_well = False
-        response.headers["x-fal-runner-health-check"] = "1"
-        return {"pid": os.getpid()}
+    @polyrank.endpoint("/")
+    def work(self, response: Response) -> int:
+        if self.is_sick:
+            response.headers["x-fal-runner-health-check"] = "1"
+        return os.getpid()
 
-    @fal.endpoint("/give-up")
-    def give_up(self, response: Response) -> dict:
-        response.status_code = 503
-        return {"detail": "the GPU is gone"}
-
-    @fal.endpoint(
-        "/well",
-        health_check=fal.HealthCheck(
-            start_period_seconds=0, failure_threshold=1, call_regularly=False
-        ),
-    )
-    def well(self, response: Response) -> dict:
-        response.status_code = 200 if self.is_well else 500
-        return {}
+    @polyrank.endpoint("/catch-cold")
+    def catch_cold(self) -> None:
+        self.is_sick = True
 """
 
 
-@pytest.fixture
-def fragile(installation: Installation, project: Project) -> str:
+def test_a_replica_whose_health_check_fails_is_replaced(
+    installation: Installation, project: Project
+) -> None:
     (project.folder / "app.py").write_text(APP)
     installation.deploy(project)
-    return "local/fragile"
+    before = installation.call("local/patient")
+    assert installation.call("local/patient") == before
+    installation.call("local/patient", "/catch-cold")
+    installation.call("local/patient")
+    installation.program.wait_for("its health check /ready failed 1 times: it answered 503")
+    url = f"{installation.url}/queue/local/patient"
+    submitted = httpx.post(url, json={}, trust_env=False).json()
+    with httpx.stream(
+        "GET", f"{submitted['status_url']}/stream", trust_env=False, timeout=60
+    ) as events:
+        for _ in events.iter_lines():
+            pass
+    assert httpx.get(submitted["response_url"], trust_env=False).json() != before
 
 
-def replaced(installation: Installation, pid: int) -> bool:
-    """Whether another process answers in the end."""
-    while installation.call("local/fragile")["pid"] == pid:
-        pass
-    return True
-
-
-def test_a_replica_whose_health_check_fails_is_replaced(
-    installation: Installation, fragile: str
-) -> None:
-    pid = installation.call(fragile, "/break")["pid"]
-    assert replaced(installation, pid)
-
-
-def test_a_replica_that_answers_503_is_replaced(installation: Installation, fragile: str) -> None:
-    pid = installation.call(fragile)["pid"]
-    answer = httpx.post(f"{installation.url}/run/{fragile}/give-up", json={}, trust_env=False)
-    assert answer.status_code == 503
-    assert replaced(installation, pid)
+def test_the_example_of_the_manual_has_its_health_check(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "replicas.md").read_text()
+    (tmp_path / "painter_app.py").write_text(page.split("```python\n")[1].split("```")[0])
+    painter = projects.load(projects.find("painter_app.py", tmp_path))
+    assert health_check_of(painter) == HealthCheck("/ready", timeout_s=10)

@@ -261,9 +261,15 @@ async def test_what_was_never_started_is_cleaned_up(tmp_path: Path) -> None:
     await launcher.close(keep=False)
 
 
-async def test_two_servers_do_not_share_replicas(launcher: LocalLauncher) -> None:
+async def test_two_servers_do_not_share_replicas(spec: Spec, tmp_path: Path) -> None:
+    server, _ = serve(tmp_path / "replicas", spec(script=WAITS), linger_s=0)
     with pytest.raises(LaunchFailed, match="another server runs replicas in .*POLYRANK_DATA_DIR"):
-        LocalLauncher(launcher.folder)
+        LocalLauncher(tmp_path / "replicas")
+    server.kill()
+    server.wait()
+    launcher = LocalLauncher(tmp_path / "replicas")
+    await launcher.recover()
+    await launcher.close(keep=False)
 
 
 async def test_what_has_ended_is_kept_for_a_while_only(spec: Spec, tmp_path: Path) -> None:

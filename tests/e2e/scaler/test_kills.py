@@ -1,6 +1,7 @@
 """Server, keeper and replica are killed at any moment: nothing is left, and the end is known."""
 
 import asyncio
+import contextlib
 import os
 import random
 import subprocess
@@ -50,7 +51,7 @@ def marked(mark: str) -> Iterator[psutil.Process]:
             pass
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 async def test_whatever_is_killed_nothing_is_left(spec: Spec, tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
     mark = os.urandom(8).hex()
@@ -71,7 +72,8 @@ async def test_whatever_is_killed_nothing_is_left(spec: Spec, tmp_path: Path, se
         server.wait()
     for process in list(marked(mark)):
         if chance.random() < 0.3:
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended with another
+                process.kill()
     launcher = LocalLauncher(tmp_path / "replicas")
     handles = await launcher.recover()
     for handle in handles:

@@ -103,8 +103,10 @@ class LocalLauncher:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            # A lock of this process alone: with flock, a child that is about to become a keeper
+            # would hold it a moment longer than a server that is killed.
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
             os.close(self._lock)
             raise LaunchFailed(
                 f"another server runs replicas in {folder}; give this one a POLYRANK_DATA_DIR "
