@@ -20,6 +20,7 @@ const at = (id) => document.getElementById(id);
 const name = decodeURIComponent(location.pathname)
   .replace(/^\/dashboard\//, "")
   .replace(/\/$/, "");
+if (!name) location.replace("/dashboard");
 const cut = name.lastIndexOf("/");
 at("owner").textContent = name.slice(0, cut + 1);
 at("name").textContent = name.slice(cut + 1);

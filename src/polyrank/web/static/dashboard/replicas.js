@@ -108,7 +108,8 @@ class Row {
 
   askToEnd(how) {
     const { id, running } = this.replica;
-    const works = `it works on ${running === 1 ? "one request" : `${running} requests`} now`;
+    const count = running === 1 ? "one request" : `${running || "no"} requests`;
+    const works = `it works on ${count} now`;
     const [action, text] = {
       stop: ["Stop", `It ends when its work is done; ${works}.`],
       kill: ["Kill", `It ends at once; ${works}.`],
