@@ -156,7 +156,8 @@ def save(file: dict[str, Any], path: Path) -> None:
 
 def write_grid(file: dict[str, Any], path: Path) -> Path:
     """Writes the result where its own format belongs, e.g. ``grid.png`` for a PNG."""
-    path = path.with_suffix("." + file["content_type"].removeprefix("image/"))
+    kind = file["content_type"].removeprefix("image/")
+    path = path.with_suffix(f".{kind.replace('jpeg', 'jpg')}")
     save(file, path)
     return path
 
