@@ -107,6 +107,7 @@ def _done(remote: Remote, begun: dict[str, Any], event: dict[str, Any], *, as_js
         kind = "websocket " if route["websocket"] else ""
         show(f"  {kind}{address}{path}")
     show(f"  playground {remote.url}/playground/{event['app']}")
+    show(f"  dashboard {remote.url}/dashboard/{event['app']}")
 
 
 def _failure(begun: dict[str, Any], event: dict[str, Any]) -> str:

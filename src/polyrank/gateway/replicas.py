@@ -26,6 +26,9 @@ class HostedReplica:
     id: str
     upstream: Upstream
     limit: int
+    # Places that are taken, and those of them in which a request is being worked on: whoever looks
+    # for a request has a place before there is one.
+    taken: int = 0
     running: int = 0
     hints: frozenset[str] = frozenset()
     # When it last worked on a request, on the monotonic clock; None if it never did.
@@ -38,7 +41,7 @@ class HostedReplica:
     @property
     def is_free(self) -> bool:
         """Whether it takes another request."""
-        return self.is_open and self.running < self.limit
+        return self.is_open and self.taken < self.limit
 
 
 @dataclass(eq=False)
@@ -130,7 +133,7 @@ class Replicas:
             return
         replica.is_open = False
         self._note_open()
-        while replica.running:
+        while replica.taken:
             await replica.emptied.wait()
 
     async def wait_open(self) -> None:
@@ -174,11 +177,11 @@ class Replicas:
         """A place is free again."""
         if weight == 0:
             return
-        replica.running -= 1
+        replica.taken -= 1
         if was_used:
             replica.used_at = time.monotonic()
         self._on_use()
-        if replica.running == 0:
+        if replica.taken == 0:
             replica.emptied.set()
         if self._waiters:
             self._serve_waiters()
@@ -208,13 +211,13 @@ class Replicas:
                 continue
             if hint is not None and hint in replica.hints:
                 return replica
-            if best is None or replica.running < best.running:
+            if best is None or replica.taken < best.taken:
                 best = replica
         return best
 
     def _taken(self, replica: HostedReplica, weight: int) -> Slot:
         if weight:
-            replica.running += 1
+            replica.taken += 1
             replica.emptied.clear()
             self._on_use()
         return Slot(self, replica, weight)
@@ -233,12 +236,20 @@ class Slot:
         self._replicas = replicas
         self._weight = weight
         self._is_taken = True
+        self._has_begun = False
         self.replica = replica
+
+    def begin(self) -> None:
+        """A request is being worked on in this place from now on."""
+        if self._weight and not self._has_begun:
+            self._has_begun = True
+            self.replica.running += 1
 
     async def send(self, method: str, path: bytes, headers: RawHeaders, body: bytes) -> Exchange:
         """Sends a request to the replica, or to another if nobody listens there any more; see
         ``Upstream.send``."""
         while True:
+            self.begin()
             try:
                 exchange = await self.replica.upstream.send(method, path, headers, body)
             except Refused:
@@ -284,6 +295,9 @@ class Slot:
 
     def release(self, *, was_used: bool = True) -> None:
         """Gives the place back, once."""
+        if self._has_begun:
+            self._has_begun = False
+            self.replica.running -= 1
         if self._is_taken:
             self._is_taken = False
             self._replicas.give_back(self.replica, self._weight, was_used=was_used)

@@ -94,6 +94,7 @@ class WebSocketFace:
         headers += self._added_headers(caller.scope)
         may_be_dying = True
         while True:
+            slot.begin()
             try:
                 return await connect(
                     f"ws://localhost{_target(path, caller.scope)}",

@@ -77,7 +77,7 @@ async def test_who_only_asks_takes_no_place_but_needs_a_replica() -> None:
     await waiting(replicas, 1)
     replicas.add(replica("only"))
     assert (await asking).replica.id == (await working).replica.id == "only"
-    assert (await replicas.take(weight=0)).replica.running == 1
+    assert (await replicas.take(weight=0)).replica.taken == 1
 
 
 async def test_a_replica_that_drains_gets_nothing_and_is_empty_in_the_end() -> None:
