@@ -35,7 +35,7 @@ layers: $(VENV)/.installed
 	$(VENV)/bin/lint-imports --no-cache
 
 unit: $(VENV)/.installed $(TORCHVISION) $(JS_CLIENT) $(CHROMIUM)
-	$(PY) -m pytest -n 2 --dist loadfile
+	$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 40
 
 # 500 requests, and 30 kills of server, replica and ranks meanwhile; `make test` kills 6 times.
 chaos: $(VENV)/.installed

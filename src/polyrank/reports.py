@@ -8,6 +8,8 @@ import msgspec
 
 # By this header a replica on a network knows its server.
 TOKEN_HEADER = b"x-polyrank-replica"
+# By this one it knows a request of the queue, the end of which it reports.
+QUEUED_HEADER = b"x-polyrank-queued"
 
 
 class HealthCheck(msgspec.Struct, frozen=True):
@@ -56,13 +58,15 @@ class Loading(msgspec.Struct, frozen=True, tag="loading"):
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """The app is served: where, and a first call of each endpoint.
 
-    With a ``token``, calls must carry it (``TOKEN_HEADER``).
+    With a ``token``, calls must carry it (``TOKEN_HEADER``). ``ends`` says that the end of a
+    queued request is reported.
     """
 
     host: str
     port: int
     routes: list[dict[str, Any]]
     token: str = ""
+    ends: bool = False
 
 
 class Line(msgspec.Struct, frozen=True, tag="line"):
@@ -74,7 +78,13 @@ class Line(msgspec.Struct, frozen=True, tag="line"):
     message: str
 
 
-Report = Loaded | Loading | Ready | Line
+class End(msgspec.Struct, frozen=True, tag="end"):
+    """There will be no more lines of a queued request."""
+
+    request_id: str
+
+
+Report = Loaded | Loading | Ready | Line | End
 
 _decoder: msgspec.json.Decoder[Report] = msgspec.json.Decoder(Report)
 _encoder = msgspec.json.Encoder()

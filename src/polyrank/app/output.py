@@ -35,7 +35,7 @@ class Reporter:
         if self._fd is None:
             return
         self._waiting.append(reports.encode(report))
-        while self._waiting and self._lock.acquire(blocking=False):
+        while self._waiting and self._fd is not None and self._lock.acquire(blocking=False):
             try:
                 self._write_all()
             finally:

@@ -20,6 +20,8 @@ from polyrank.serving import websocket_options
 log = logging.getLogger("polyrank.app")
 
 KEEP_ALIVE_S = 300
+# What the last words of a process get that has to end.
+FAREWELL_S = 0.5
 # What threads get once everything else has ended.
 LAST_MOMENT_S = 1.0
 
@@ -99,12 +101,19 @@ class AppServer(uvicorn.Server):
 
     def _end_within(self, seconds: float, sig: int) -> None:
         def end() -> None:
-            log.warning("ending with work that did not end in time")
-            logging.shutdown()
-            sys.stdout.flush()
+            # Whoever did not end in time may hold the locks of logging and of the streams.
+            farewell = threading.Thread(target=_say_farewell, daemon=True)
+            farewell.start()
+            farewell.join(FAREWELL_S)
             os._exit(128 + sig)
 
         deadline = threading.Timer(seconds, end)
         deadline.daemon = True
         deadline.start()
         self._deadlines.append(deadline)
+
+
+def _say_farewell() -> None:
+    log.warning("ending with work that did not end in time")
+    logging.shutdown()
+    sys.stdout.flush()

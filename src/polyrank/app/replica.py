@@ -21,10 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from polyrank import logs, reports, requirements
 from polyrank.app import machine, projects
 from polyrank.app.app import App
+from polyrank.app.ending import EndReports
 from polyrank.app.health import health_check_of
 from polyrank.app.loading import Loading
 from polyrank.app.options import AppOptions, RetryConfig
@@ -73,7 +75,9 @@ class ReplicaServer(AppServer):
             self._loading.is_over = True
             port = self.servers[0].sockets[0].getsockname()[1]
             listed = self._list_routes()
-            self._reporter.send(reports.Ready(self.config.host, port, listed, self._token))
+            self._reporter.send(
+                reports.Ready(self.config.host, port, listed, self._token, ends=True)
+            )
 
 
 def limits_of(options: AppOptions, health: reports.HealthCheck | None = None) -> reports.Limits:
@@ -161,8 +165,9 @@ def _serve(args: argparse.Namespace) -> None:
     api, token = build(app, Storage.of(settings)), ""
     if args.host not in LOOPBACK:
         token = secrets.token_urlsafe(32)
+    served: ASGIApp = EndReports(api, reporter)
     config = uvicorn.Config(
-        TokenGuard(api, token) if token else api,
+        TokenGuard(served, token) if token else served,
         host=args.host,
         port=args.port,
         timeout_keep_alive=KEEP_ALIVE_S,

@@ -223,7 +223,7 @@ class Platform:
                 self._app.is_loading(ONLY, report)
             case reports.Ready() if self._app is not None:
                 self._app.is_ready(ONLY, report)
-            case reports.Line():
+            case reports.Line() | reports.End():
                 self._server.add_line(report)
             case Gone() if self._app is not None:
                 self._app.is_gone(ONLY, "" if report.was_ready else report.reason, report.pause_s)

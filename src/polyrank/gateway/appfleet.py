@@ -95,7 +95,7 @@ class Ground:
     inventory: Inventory
     prepare: Callable[[Revision, Lease, Callable[[str], None]], Awaitable[ReplicaSpec]]
     forget: Callable[[Kept], Awaitable[None]]
-    add_line: Callable[[reports.Line], None]
+    add_line: Callable[[reports.Line | reports.End], None]
     logs: Logs
     # A place is wanted, or is free again: other apps may give one back, or take it.
     on_places: Callable[[], None]
@@ -191,6 +191,10 @@ class AppFleet:
     def has_room(self, wanted: Wanted | None = None) -> bool:
         """Whether one more replica would find its GPUs free now."""
         return self._ground.inventory.room(wanted or self.wanted) > 0
+
+    def may_get_room(self, wanted: Wanted) -> bool:
+        """Whether one more replica would find a place if other apps had none."""
+        return self._ground.inventory.capacity(wanted) > len(self.kept)
 
     def explain_room(self, wanted: Wanted) -> str:
         """What is asked for and what there is, for people."""
@@ -357,7 +361,7 @@ class AppFleet:
                     self.hosted.is_loading(kept.id, report)
                 case reports.Ready():
                     await self._is_ready(kept, report)
-                case reports.Line():
+                case reports.Line() | reports.End():
                     self._ground.add_line(report)
                 case Ended():
                     return report.reason

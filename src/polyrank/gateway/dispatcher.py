@@ -17,7 +17,7 @@ from polyrank.gateway.notices import FLEET, Notices
 from polyrank.gateway.progress import Progress
 from polyrank.gateway.replicas import Slot
 from polyrank.gateway.upstream import Exchange
-from polyrank.reports import Line
+from polyrank.reports import QUEUED_HEADER, Line
 from polyrank.store.requests import CANCELLED, Answer, Lease, Requests
 
 log = logging.getLogger("polyrank.gateway")
@@ -28,6 +28,8 @@ RENEW_EVERY_S = 5.0
 MOST_LEASES = 64
 # How long to leave a database alone that has just failed.
 STORE_PAUSE_S = 1.0
+# What the last lines of a log get to arrive behind the answer.
+LOG_S = 1.0
 MAX_ANSWER_BYTES = 256 * 2**20
 
 
@@ -116,6 +118,13 @@ class Dispatcher:
         self._notices.publish(line.request_id)
         return True
 
+    def end_log(self, id: str) -> bool:
+        """There will be no more lines of a request; False if it does not run here."""
+        if (progress := self.progress(id)) is None:
+            return False
+        progress.whole.set()
+        return True
+
     async def run(self) -> None:
         """Dispatches until cancelled; what runs then is cancelled too, and its lease given up."""
         try:
@@ -185,6 +194,9 @@ class Dispatcher:
         begun = time.monotonic()
         try:
             answer = await self._run(leased, progress, slot)
+            slot.release()
+            if progress.is_answered and slot.replica.tells_ends:
+                await self._wait_for_log(leased.id, progress)
             answer = dataclasses.replace(answer, logs=progress.lines)
             limit = retries.allowed(answer, leased.headers, self._app.limits.retries)
             if limit > leased.retries:
@@ -212,7 +224,7 @@ class Dispatcher:
     async def _run(self, leased: Lease, progress: Progress, slot: Slot) -> Answer:
         """The replica's answer, or what stands for it."""
         headers = [(k.encode("latin-1"), v.encode("latin-1")) for k, v in leased.headers.items()]
-        headers.append((b"x-fal-request-id", leased.id.encode()))
+        headers += [(b"x-fal-request-id", leased.id.encode()), (QUEUED_HEADER, b"1")]
         path = quote(leased.path, safe="/:@!$&'()*+,;=~-._?%").encode()
         times = (leased.timeout_s, self._app.limits.request_timeout_s)
         limit = min((s for s in times if s), default=None)
@@ -234,9 +246,23 @@ class Dispatcher:
             if (task := asyncio.current_task()) is not None:
                 task.uncancel()
             return CANCELLED
+        progress.is_answered = True
         answered = {k.decode("latin-1"): v.decode("latin-1") for k, v in exchange.headers}
         reason = (None, None) if exchange.status < 400 else _reason(exchange.status, body)
         return Answer(exchange.status, answered, body, *reason)
+
+    async def _wait_for_log(self, id: str, progress: Progress) -> None:
+        """The answer was there first; waits for the rest of the log, unless that got lost."""
+        try:
+            async with asyncio.timeout(LOG_S):
+                await progress.whole.wait()
+        except TimeoutError:
+            log.warning("the log of %s may lack its last lines", id)
+        except asyncio.CancelledError:
+            if id not in self._cancelled:
+                raise
+            if (task := asyncio.current_task()) is not None:
+                task.uncancel()  # too late: it is done
 
     def _timed_out(self, limit_s: float | None) -> Answer:
         detail = f"the request did not end within {limit_s:g} s; its work has been stopped"

@@ -91,7 +91,8 @@ class HostedApp:
         self.routes = report.routes
         self._failure = ""
         upstream = Upstream(report.host, report.port, report.token)
-        self.replicas.add(HostedReplica(id, upstream, (limits or self.limits).multiplexing))
+        limit = (limits or self.limits).multiplexing
+        self.replicas.add(HostedReplica(id, upstream, limit, tells_ends=report.ends))
         self._on_change()
 
     def is_gone(self, id: str, reason: str = "", pause_s: float = 0.0) -> None:

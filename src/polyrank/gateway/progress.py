@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,10 +17,13 @@ MAX_LINES = 2000
 
 @dataclass
 class Progress:
-    """Of one attempt. ``events`` are the answer's server-sent events, each without its end."""
+    """Of one attempt. ``events`` are the answer's server-sent events, each without its end;
+    ``is_answered`` once the app has answered, ``whole`` when no more lines will come."""
 
     lines: list[dict[str, Any]] = field(default_factory=list)
     events: list[bytes] = field(default_factory=list)
+    is_answered: bool = False
+    whole: asyncio.Event = field(default_factory=asyncio.Event)
     _rest: bytes = b""
 
     def add_line(self, line: Line) -> None:

@@ -34,6 +34,8 @@ class HostedReplica:
     # When it last worked on a request, on the monotonic clock; None if it never did.
     used_at: float | None = None
     is_open: bool = True
+    # Whether it reports the ends of queued requests.
+    tells_ends: bool = False
     # Called when an answer of it asks for its health check.
     on_check: Callable[[], None] | None = None
     emptied: asyncio.Event = field(default_factory=asyncio.Event)

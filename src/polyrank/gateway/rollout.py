@@ -73,10 +73,13 @@ class Rollout:
             fleet.look()
 
     async def _make_room(self, old: list[Kept]) -> None:
-        """Where all GPUs are taken by the app itself, one of several replicas goes first."""
+        """Where all places are taken, one of several replicas goes first; the last one stays, and
+        the new one waits for an idle replica of another app to give way."""
         if self._fleet.has_room(self._wanted) or not old:
             return
         if len(old) == 1:
+            if self._fleet.may_get_room(self._wanted):
+                return
             room = self._fleet.explain_room(self._wanted)
             raise DeploymentFailed(
                 "a rolling deployment starts the new replica beside the old one, and there is no "

@@ -158,10 +158,15 @@ class Server:
                 for entry in self.apps:
                     await entry.dispatcher.idle()
 
-    def add_line(self, line: reports.Line) -> None:
-        """A replica printed a line for a request."""
+    def add_line(self, line: reports.Line | reports.End) -> None:
+        """A replica printed a line for a request, or the last was printed."""
         for entry in self.apps:
-            if entry.dispatcher.add_line(line):
+            dispatcher = entry.dispatcher
+            if isinstance(line, reports.End):
+                is_here = dispatcher.end_log(line.request_id)
+            else:
+                is_here = dispatcher.add_line(line)
+            if is_here:
                 return
 
     @contextlib.asynccontextmanager

@@ -23,6 +23,7 @@ import msgspec
 from polyrank import reports
 from polyrank.scaler import processes
 from polyrank.scaler.launch.base import Ended, LaunchFailed, ReplicaSpec
+from polyrank.scaler.launch.bulletin import Bulletin, News
 from polyrank.settings import ReplicaSettings
 
 log = logging.getLogger("polyrank.scaler")
@@ -249,8 +250,7 @@ class LocalHandle:
         self._pidfd: int | None = None
         if hello.pid and hello.started is not None:
             self._pidfd = processes.open_same(hello.pid, hello.started)
-        self._state: dict[type, reports.Report | Ended] = {}
-        self._followers: set[asyncio.Queue[reports.Report | Ended | None]] = set()
+        self._bulletin = Bulletin()
         self._over = asyncio.Event()
         self._grace_s = self._spec.grace_s
         self._listening: asyncio.Task[None]
@@ -269,21 +269,9 @@ class LocalHandle:
         """Hears what the keeper tells, until the end; then calls ``on_over``."""
         self._listening = asyncio.get_running_loop().create_task(self._listen(on_over))
 
-    async def follow(self) -> AsyncIterator[reports.Report | Ended]:
+    def follow(self) -> AsyncIterator[News]:
         """What is known so far, and what follows until the end."""
-        queue: asyncio.Queue[reports.Report | Ended | None] = asyncio.Queue()
-        for known in self._state.values():
-            queue.put_nowait(known)
-        if self._listening.done():
-            queue.put_nowait(None)
-        self._followers.add(queue)
-        try:
-            while (news := await queue.get()) is not None:
-                yield news
-                if isinstance(news, Ended):
-                    return
-        finally:
-            self._followers.discard(queue)
+        return self._bulletin.follow()
 
     async def terminate(self) -> None:
         """Ends it in order; the keeper sees to it that it ends."""
@@ -298,8 +286,7 @@ class LocalHandle:
         """Hears no more of it; those who follow are sent away."""
         self._listening.cancel()
         await asyncio.wait([self._listening])
-        for queue in self._followers:
-            queue.put_nowait(None)
+        self._bulletin.close()
         self._close()
 
     def _send(self, command: dict[str, Any]) -> None:
@@ -335,10 +322,7 @@ class LocalHandle:
     def _publish(self, news: reports.Report | Ended) -> None:
         if isinstance(news, reports.Loaded):
             self._grace_s = news.limits.grace_s
-        if not isinstance(news, reports.Line):
-            self._state[type(news)] = news
-        for queue in self._followers:
-            queue.put_nowait(news)
+        self._bulletin.publish(news)
 
     async def _end_without_keeper(self) -> Ended:
         """The replica is asked to end when its keeper dies, by the kernel; we see to it, and to

@@ -19,6 +19,7 @@ from polyrank.distributed.launch.ray import connect
 from polyrank.errors import PolyrankError
 from polyrank.scaler.environments import EnvironmentSpec
 from polyrank.scaler.launch.base import Ended, LaunchFailed, ReplicaSpec, Waiting
+from polyrank.scaler.launch.bulletin import Bulletin, News
 from polyrank.scaler.launch.local import TOLD, Keeping, sweep
 from polyrank.scaler.mirror import Mirror, Piece
 from polyrank.scaler.node import Node, Package, pack
@@ -30,7 +31,6 @@ PATIENCE_S = 3.0
 PREFIX = "replica-"
 # What the end of the log gets to arrive once its replica has ended.
 LAST_LINES_S = 5.0
-News = reports.Report | Waiting | Ended
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +56,7 @@ class ReplicaActor:
         self._linger_s = cluster.linger_s
         self._node = Node(cluster.node_folder)
         self._replica: Any = None
-        self._known: dict[type, News] = {}
-        self._follower: asyncio.Queue[News | None] = asyncio.Queue()
+        self._bulletin = Bulletin()
         self._starting: asyncio.Task[None] | None = None
         self._lease: asyncio.TimerHandle | None = None
         self._ending: asyncio.Task[None] | None = None
@@ -85,15 +84,9 @@ class ReplicaActor:
 
     async def follow(self) -> AsyncIterator[News]:
         """What is known so far, and what follows until the end; for one server, the latest."""
-        queue: asyncio.Queue[News | None] = asyncio.Queue()
-        self._follower.put_nowait(None)
-        self._follower = queue
-        for known in self._known.values():
-            queue.put_nowait(known)
-        while (news := await queue.get()) is not None:
+        self._bulletin.send_away()
+        async for news in self._bulletin.follow():
             yield news
-            if isinstance(news, Ended):
-                return
 
     async def log(self, position: int) -> AsyncIterator[Piece]:
         """The replica's log from ``position`` on, until it has ended; for the latest server."""
@@ -108,7 +101,7 @@ class ReplicaActor:
         if self._replica is None:
             if self._starting is not None:
                 self._starting.cancel()
-            self._tell(Ended("it was asked to end before it ran", 128 + signal.SIGTERM))
+            self._bulletin.publish(Ended("it was asked to end before it ran", 128 + signal.SIGTERM))
         elif at_once:
             self._replica.kill()
         else:
@@ -130,20 +123,13 @@ class ReplicaActor:
         )
         try:
             self._replica = await self._node.start(
-                spec, package, fetch, lambda what: self._tell(Waiting(what))
+                spec, package, fetch, lambda what: self._bulletin.publish(Waiting(what))
             )
         except Exception as error:
             reason = str(error) if isinstance(error, PolyrankError) else repr(error)
-            return self._tell(Ended(reason, 1))
+            return self._bulletin.publish(Ended(reason, 1))
         async for news in self._replica.follow():
-            self._tell(news)
-
-    def _tell(self, news: News) -> None:
-        if not isinstance(news, reports.Line):
-            self._known[type(news)] = news
-        if not isinstance(news, Waiting | reports.Line):
-            self._known.pop(Waiting, None)
-        self._follower.put_nowait(news)
+            self._bulletin.publish(news)
 
     def _end_alone(self) -> None:
         self._lease = None
@@ -244,8 +230,7 @@ class RayHandle:
         self._actor = actor
         self._cluster = cluster
         self._archive = archive  # kept until the replica's machine has fetched it
-        self._known: dict[type, News] = {}
-        self._followers: set[asyncio.Queue[News | None]] = set()
+        self._bulletin = Bulletin()
         self._over = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._is_placed = False
@@ -260,19 +245,9 @@ class RayHandle:
             create(self._copy_log(Mirror(folder)), name=f"log-{self.spec.id}"),
         ]
 
-    async def follow(self) -> AsyncIterator[News]:
+    def follow(self) -> AsyncIterator[News]:
         """What is known so far, and what follows until the end."""
-        queue: asyncio.Queue[News | None] = asyncio.Queue()
-        for known in self._known.values():
-            queue.put_nowait(known)
-        self._followers.add(queue)
-        try:
-            while (news := await queue.get()) is not None:
-                yield news
-                if isinstance(news, Ended):
-                    return
-        finally:
-            self._followers.discard(queue)
+        return self._bulletin.follow()
 
     async def terminate(self) -> None:
         """Ends it in order; its actor sees to it that it ends. One without a place gives up."""
@@ -288,8 +263,7 @@ class RayHandle:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for queue in self._followers:
-            queue.put_nowait(None)
+        self._bulletin.close()
 
     def _end(self, *, at_once: bool) -> None:
         if self._is_placed:
@@ -306,7 +280,7 @@ class RayHandle:
             ended = Ended(self._why or f"it was lost: {_first_line(error)}", 128 + signal.SIGKILL)
         await self._clean_up()
         self._over.set()
-        self._publish(ended)
+        self._bulletin.publish(ended)
         on_over(self)
 
     async def _arrive(self) -> None:
@@ -315,7 +289,7 @@ class RayHandle:
         if not (await asyncio.wait([placed], timeout=PATIENCE_S))[0]:
             reason = await asyncio.to_thread(shortage, self.spec, self._cluster)
             log.warning("replica %s of %s waits: it %s", self.spec.id, self.spec.app, reason)
-            self._publish(Waiting(reason))
+            self._bulletin.publish(Waiting(reason))
         await placed
         self._is_placed = True
 
@@ -326,7 +300,7 @@ class RayHandle:
                 return news
             if isinstance(news, reports.Loaded):
                 self._archive = None
-            self._publish(news)
+            self._bulletin.publish(news)
         return Ended("its actor fell silent", 128 + signal.SIGKILL)
 
     async def _renew(self) -> None:
@@ -357,14 +331,6 @@ class RayHandle:
         with contextlib.suppress(RayError):
             await self._actor.leave.remote()
         await asyncio.to_thread(ray.kill, self._actor)
-
-    def _publish(self, news: News) -> None:
-        if not isinstance(news, reports.Line):
-            self._known[type(news)] = news
-        if not isinstance(news, Waiting | reports.Line):
-            self._known.pop(Waiting, None)
-        for queue in self._followers:
-            queue.put_nowait(news)
 
 
 def shortage(spec: ReplicaSpec, cluster: Cluster) -> str:
