@@ -102,11 +102,14 @@ def processes_of(server: ServerProcess) -> dict[str, list[psutil.Process]]:
     return {"replica": replicas, "rank": [child for child in below if not child.children()]}
 
 
-async def kill_at_random(server: ServerProcess, caller: Caller) -> None:
+async def kill_at_random(server: ServerProcess, caller: Caller) -> set[psutil.Process]:
+    """Returns the processes that were there at some time."""
     chance = random.Random(SEED)
+    seen: set[psutil.Process] = set()
     for number in range(KILLS):
         await caller.wait_for_results(chance.randint(1, 9))
         kind = ("server", "replica", "rank")[number % 3]
+        seen.update(psutil.Process(server.process.pid).children(recursive=True))
         if kind == "server":
             server.process.kill()
             await asyncio.to_thread(server.end)
@@ -115,6 +118,7 @@ async def kill_at_random(server: ServerProcess, caller: Caller) -> None:
         elif found := processes_of(server)[kind]:  # between two lives there is none
             with contextlib.suppress(psutil.NoSuchProcess):
                 chance.choice(found).kill()
+    return seen
 
 
 @pytest.fixture
@@ -132,10 +136,12 @@ async def test_every_accepted_request_ends_once_with_its_own_result(
     calls = asyncio.gather(*(caller.call(number, accepted) for number in range(REQUESTS)))
     for _ in range(REQUESTS):
         await accepted.acquire()
-    await kill_at_random(server, caller)
+    seen = await kill_at_random(server, caller)
     assert await calls == [{"double": 2 * number} for number in range(REQUESTS)]
     await caller.close()
     await asyncio.to_thread(server.end)
+    _, left = await asyncio.to_thread(psutil.wait_procs, seen, 30)
+    assert left == []  # nobody outlives its server
     with sqlite3.connect(tmp_path / "polyrank.db") as database:
         rows = database.execute("select state, count(*), max(attempt) from requests group by 1")
         [(state, count, attempts)] = rows.fetchall()
