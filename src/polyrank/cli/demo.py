@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Iterator
@@ -67,17 +68,18 @@ async def paint(platform: Platform, painting: Painting, *, log: Path, stay: bool
             settled.set_result(report)
 
     platform.listeners.append(on_report)
-    async with platform.running():
-        with console.status("starting the ranks and loading the model"):
-            report = await settled
-        if isinstance(report, Gone):
-            return explain(report.exit_status, log)
-        ready_s = time.perf_counter() - begun
-        # In a thread: it draws, and writes files, while this loop serves.
-        await asyncio.to_thread(painting.paint, platform.app_url, ready_s)
-        if stay:
-            show(platform, report)
-            with ended_by_signals(platform):
+    with contextlib.ExitStack() as signals:
+        async with platform.running():
+            with console.status("starting the ranks and loading the model"):
+                report = await settled
+            if isinstance(report, Gone):
+                return explain(report.exit_status, log)
+            ready_s = time.perf_counter() - begun
+            # In a thread: it draws, and writes files, while this loop serves.
+            await asyncio.to_thread(painting.paint, platform.app_url, ready_s)
+            if stay:
+                show(platform, report)
+                signals.enter_context(ended_by_signals(platform))
                 await platform.ended.wait()
     return 0
 

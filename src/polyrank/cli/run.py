@@ -74,8 +74,9 @@ async def serve(platform: Platform, watched: Path | None = None) -> int:
                 console.print(f"{report.reason}; change its file to try again", markup=False)
 
     platform.listeners.append(on_report)
-    async with platform.running():
-        with ended_by_signals(platform):
+    # The signals' way of ending it holds until all has ended: a second one comes meanwhile.
+    with ended_by_signals(platform):
+        async with platform.running():
             watching = asyncio.ensure_future(_watch(platform, watched))
             failed.add_done_callback(lambda _: platform.end())
             try:

@@ -20,8 +20,8 @@ async def main():
     database, app, port = sys.argv[1:]
     arguments = arguments_for(projects.find(app, Path.cwd()))
     platform = Platform(arguments, "127.0.0.1", int(port), database_url=database)
-    async with platform.running():
-        with ended_by_signals(platform):
+    with ended_by_signals(platform):
+        async with platform.running():
             print("serving", flush=True)
             await platform.ended.wait()
 

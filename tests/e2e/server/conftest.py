@@ -33,8 +33,8 @@ async def main():
             print("replica", platform.replica_pid, flush=True)
 
     platform.listeners.append(on_report)
-    async with platform.running():
-        with ended_by_signals(platform):
+    with ended_by_signals(platform):
+        async with platform.running():
             print("serving on", platform.url, flush=True)
             await platform.ended.wait()
 
