@@ -150,7 +150,9 @@ class Replicas:
         Who only asks something takes no place: ``weight`` 0. Unless ``patient``, this raises what
         ``fail`` is called with while it waits.
         """
-        if not self._waiters and (replica := self._choose(hint, weight)) is not None:
+        # Who takes no place waits behind nobody.
+        is_next = not self._waiters or weight == 0
+        if is_next and (replica := self._choose(hint, weight)) is not None:
             return self._taken(replica, weight)
         place = asyncio.get_running_loop().create_future()
         waiter = _Waiter(place, hint, weight, patient, time.monotonic())

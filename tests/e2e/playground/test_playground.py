@@ -313,7 +313,7 @@ def test_a_request_that_waits_says_why_and_one_that_runs_what_it_prints(open_pag
 
 def test_a_run_goes_on_across_a_reload_and_stays_in_the_history(open_page: Open) -> None:
     page = open_page()
-    count(page, 30, 0.2, "/stream")
+    count(page, 30, 0.1, "/stream")
     run(page)
     expect(page.get_by_role("img", name="Preview")).to_be_visible()
     page.reload()

@@ -80,6 +80,18 @@ async def test_who_only_asks_takes_no_place_but_needs_a_replica() -> None:
     assert (await replicas.take(weight=0)).replica.taken == 1
 
 
+async def test_who_only_asks_waits_behind_nobody() -> None:
+    replicas = Replicas()
+    replicas.add(replica("only"))
+    held = await replicas.take()
+    working = asyncio.create_task(replicas.take())
+    await waiting(replicas, 1)
+    async with asyncio.timeout(5):
+        assert (await replicas.take(weight=0)).replica.id == "only"
+    held.release()
+    (await working).release()
+
+
 async def test_a_replica_that_drains_gets_nothing_and_is_empty_in_the_end() -> None:
     replicas = Replicas()
     replicas.add(replica("old", 2))
