@@ -93,13 +93,14 @@ class Caller:
 
 def processes_of(server: ServerProcess) -> dict[str, list[psutil.Process]]:
     """The processes below a server: its replica, and the replica's ranks."""
-    replicas = [
-        child
-        for child in psutil.Process(server.process.pid).children(recursive=True)
-        if "polyrank.app.replica" in child.cmdline()
-    ]
-    below = [child for replica in replicas for child in replica.children(recursive=True)]
-    return {"replica": replicas, "rank": [child for child in below if not child.children()]}
+    found: dict[str, list[psutil.Process]] = {"replica": [], "rank": []}
+    for child in psutil.Process(server.process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it may be ending
+            if "polyrank.app.replica" in child.cmdline():
+                found["replica"].append(child)
+                below = child.children(recursive=True)
+                found["rank"] += [each for each in below if not each.children()]
+    return found
 
 
 async def kill_at_random(server: ServerProcess, caller: Caller) -> set[psutil.Process]:
