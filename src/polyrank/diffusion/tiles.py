@@ -11,6 +11,7 @@ import contextlib
 import math
 import secrets
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -48,15 +49,21 @@ class Board:
         self._shown = True
         self._steps: dict[int, int] = {}
         self._pictures: dict[int, Image.Image] = {}
+        # From ranks that have begun a call before rank 0 has.
+        self._early: deque[tuple[Tile, Image.Image]] = deque(maxlen=UNDER_WAY * world_size)
 
-    def begin(self, call: int) -> None:
-        """What belongs to earlier calls is of no interest any more."""
+    def begin(self, call: int) -> list[tuple[int, Image.Image]]:
+        """What belongs to earlier calls is of no interest any more; what to show at once."""
         self._call, self._step, self._shown = call, 0, True
         self._steps.clear()
         self._pictures.clear()
+        early = [self._early.popleft() for _ in range(len(self._early))]
+        return [ready for each in early if (ready := self.add(*each)) is not None]
 
     def add(self, tile: Tile, picture: Image.Image) -> tuple[int, Image.Image] | None:
         """Takes a tile; the step and the grid to show now, if any."""
+        if tile.call > self._call:
+            self._early.append((tile, picture))
         if tile.call != self._call:
             return None
         ready = None
@@ -118,8 +125,9 @@ class TileExchange:
     def begin(self, call: int, show: Show) -> None:
         """From now on tiles of this call count, and rank 0's ``show`` gets the grids."""
         with self._lock:
-            self._board.begin(call)
             self._show = show
+            for step, picture in self._board.begin(call):
+                show(step, picture)
 
     def end(self) -> None:
         """Nothing is shown any more once this returns."""
@@ -143,10 +151,9 @@ class TileExchange:
             tile = msgspec.msgpack.decode(header, type=Tile)
             picture = Image.frombuffer("RGB", (tile.width, tile.height), pixels, "raw", "RGB", 0, 1)
             with self._lock:
-                if self._show is not None:
-                    ready = self._board.add(tile, picture)
-                    if ready is not None:
-                        self._show(*ready)
+                ready = self._board.add(tile, picture)
+                if ready is not None and self._show is not None:
+                    self._show(*ready)
 
     def close(self) -> None:
         """Closes the sockets and ends the thread."""

@@ -283,7 +283,7 @@ class Fleet:
         hosted.routes = [dict(route) for route in revision.routes or ()]
         hosted.openapi = _document(revision)
         changed = asyncio.Event()
-        hosted.on_demand = changed.set
+        hosted.on_demand = hosted.on_idle = changed.set
         fleet = AppFleet(hosted, self._ground, changed, lambda: self._server.requests.backlog(name))
         hosted.on_lost = fleet.is_lost
         hosted.on_unfit = fleet.is_unfit

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from polyrank.errors import ReplicaUnreachable
+from polyrank.gateway.answers import UnknownApp
 from polyrank.gateway.replicas import HostedReplica, Replicas, Slot
 from polyrank.gateway.traffic import Traffic
 from polyrank.gateway.upstream import Upstream
@@ -26,11 +27,12 @@ class ReplicaDown(ReplicaUnreachable):
 class HostedApp:
     """One app behind its name (``local/hello``), and the replicas that serve it.
 
-    ``on_change`` is called when those who wait may have another reason to. Whoever keeps the
-    replicas sets ``on_demand``, called when somebody may have to wait for a place, ``on_lost``,
-    with the id of a replica that does not listen any more, ``on_unfit``, of one that has answered
-    that it cannot go on, and ``census``, which tells the state and machine type of each. ``on_use``
-    is called when other requests than before run or wait for a place.
+    ``on_change`` is called when those who wait may have another reason to, ``on_use`` when other
+    requests than before run or wait for a place. Whoever keeps the replicas sets ``on_demand``,
+    called when somebody may have to wait for a place, ``on_idle``, when a replica has nothing to do
+    any more, ``on_lost``, with the id of a replica that does not listen any more, ``on_unfit``, of
+    one that has answered that it cannot go on, and ``census``, which tells the state and machine
+    type of each.
     """
 
     def __init__(
@@ -46,8 +48,10 @@ class HostedApp:
             on_lost=self._is_lost,
             on_unfit=lambda replica: self.on_unfit(replica.id),
             on_use=lambda: self.on_use(),
+            on_idle=lambda: self.on_idle(),
         )
         self.on_demand: Callable[[], None] = lambda: None
+        self.on_idle: Callable[[], None] = lambda: None
         self.on_lost: Callable[[str], None] = lambda id: None
         self.on_unfit: Callable[[str], None] = lambda id: None
         self.on_use: Callable[[], None] = lambda: None
@@ -111,7 +115,8 @@ class HostedApp:
         return [(state, "") for state in [*("pending" for _ in self._starting), *serving]]
 
     def close(self) -> None:
-        """Closes the connections to the replicas."""
+        """The app is served no more: ends the connections to its replicas, and every wait for one."""
+        self.replicas.close(UnknownApp(f"{self.name} is not served here any more"))
         for replica in self.replicas:
             replica.upstream.close()
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 
-from polyrank.errors import ReplicaUnreachable
+from polyrank.errors import PolyrankError, ReplicaUnreachable
 from polyrank.gateway.upstream import Exchange, RawHeaders, Refused, Upstream
 
 HINTS = b"x-fal-runner-hints"
@@ -62,7 +62,7 @@ class Replicas:
 
     ``on_demand`` is called when somebody has to wait, ``on_lost`` with a replica at whose address
     nobody listens any more, and ``on_unfit`` with one that has answered 503. ``on_use`` is called
-    when other requests than before run or wait.
+    when other requests than before run or wait, ``on_idle`` when a replica has ended its last one.
     """
 
     def __init__(
@@ -71,14 +71,17 @@ class Replicas:
         on_lost: Callable[[HostedReplica], None] = lambda replica: None,
         on_unfit: Callable[[HostedReplica], None] = lambda replica: None,
         on_use: Callable[[], None] = lambda: None,
+        on_idle: Callable[[], None] = lambda: None,
     ) -> None:
         self._on_demand = on_demand
         self._on_lost = on_lost
         self.on_unfit = on_unfit
         self._on_use = on_use
+        self._on_idle = on_idle
         self._serving: dict[str, HostedReplica] = {}
         self._waiters: dict[_Waiter, None] = {}  # in their order
         self._opened = asyncio.Event()
+        self._closed: PolyrankError | None = None
 
     def __iter__(self) -> Iterator[HostedReplica]:
         return iter(list(self._serving.values()))
@@ -123,7 +126,12 @@ class Replicas:
             self._note_open()
         return replica
 
-    def fail(self, error: ReplicaUnreachable) -> None:
+    def close(self, error: PolyrankError) -> None:
+        """There will be no replica ever again: whoever asks for a place is told."""
+        self._closed = error
+        self.fail(error)
+
+    def fail(self, error: PolyrankError) -> None:
         """There is no replica and none will come soon: those who are not patient are told."""
         for waiter in list(self._waiters):
             if not waiter.is_patient and not waiter.place.done():
@@ -148,8 +156,10 @@ class Replicas:
         """A place at the replica that has the ``hint``, else at the one with the least to do.
 
         Who only asks something takes no place: ``weight`` 0. Unless ``patient``, this raises what
-        ``fail`` is called with while it waits.
+        ``fail`` is called with while it waits, or ``close`` was.
         """
+        if self._closed is not None and not patient:
+            raise self._closed
         # Who takes no place waits behind nobody.
         is_next = not self._waiters or weight == 0
         if is_next and (replica := self._choose(hint, weight)) is not None:
@@ -187,6 +197,8 @@ class Replicas:
         self._on_use()
         if replica.taken == 0:
             replica.emptied.set()
+            if was_used:
+                self._on_idle()
         if self._waiters:
             self._serve_waiters()
 

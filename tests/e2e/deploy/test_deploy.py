@@ -119,6 +119,23 @@ def test_a_cold_app_starts_for_its_first_request_and_says_so(
     assert result["version"] == "cold"
 
 
+def test_a_replica_that_has_worked_ends_after_its_keep_alive(
+    installation: Installation, project: Project
+) -> None:
+    project.write("brief", "keep_alive = 0.2")
+    installation.deploy(project)
+    # Long enough for the policy to look while it works.
+    url = f"{installation.url}/queue/local/greeter"
+    submitted = httpx.post(url, json={"seconds": 0.5}, trust_env=False).json()
+    status_url = f"{submitted['status_url']}/stream"
+    with httpx.stream("GET", status_url, trust_env=False, timeout=60) as events:
+        assert "COMPLETED" in list(events.iter_lines())[-2]
+    while installation.replicas():
+        pass
+    [app] = installation.json("apps", "list", "--filter", "greeter")
+    assert app["state"].startswith("asleep")
+
+
 def test_a_replica_that_dies_is_replaced_and_its_logs_are_kept(
     installation: Installation, project: Project
 ) -> None:

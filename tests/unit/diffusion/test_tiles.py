@@ -59,6 +59,17 @@ def test_what_belongs_to_an_earlier_call_is_dropped() -> None:
     assert table.add(1, 2, call=2) == (2, [2, 12])
 
 
+def test_a_rank_that_begins_before_rank_0_loses_nothing() -> None:
+    table = Table(2)
+    assert table.add(1, 2, call=2) is None
+    assert table.add(0, 9) is None  # of the call before, which rank 0 has not left
+    assert table.board.begin(2) == []
+    assert table.add(0, 2, call=2) == (2, [2, 12])
+    table.add(0, 3, call=3), table.add(1, 3, call=3)
+    [(step, shown)] = table.board.begin(3)
+    assert (step, shown.getpixel((2, 0))[0]) == (3, 13)
+
+
 @pytest.mark.parametrize(
     ("tiles", "size"), [(1, (2, 2)), (2, (4, 2)), (3, (4, 4)), (4, (4, 4)), (8, (6, 6))]
 )

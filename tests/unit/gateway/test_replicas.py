@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from polyrank.errors import ReplicaUnreachable
+from polyrank.gateway.answers import UnknownApp
 from polyrank.gateway.replicas import HostedReplica, Replicas
 from polyrank.gateway.upstream import Upstream
 
@@ -142,3 +143,13 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
     writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\nconnection: close\r\n\r\nhere")
     await writer.drain()
     writer.close()
+
+
+async def test_nobody_waits_for_an_app_that_is_gone() -> None:
+    replicas = Replicas()
+    early = asyncio.create_task(replicas.take())
+    await waiting(replicas, 1)
+    replicas.close(UnknownApp("local/gone is not served here any more"))
+    for late in (early, replicas.take()):
+        with pytest.raises(UnknownApp):
+            await late
