@@ -115,7 +115,7 @@ class HostedApp:
         return [(state, "") for state in [*("pending" for _ in self._starting), *serving]]
 
     def close(self) -> None:
-        """The app is served no more: ends the connections to its replicas, and every wait for one."""
+        """The app is served no more: connections to its replicas end, and waits for one."""
         self.replicas.close(UnknownApp(f"{self.name} is not served here any more"))
         for replica in self.replicas:
             replica.upstream.close()
