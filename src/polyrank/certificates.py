@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import os
+import socket
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,15 @@ class Authority:
             .sign(self.key, hashes.SHA256())
         )
         return _private_pem(key) + certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def machine_certificate(authority: Path, path: Path, *names: str) -> Path:
+    """Writes to ``path`` a certificate and its key for all names of this machine and ``names``,
+    signed by the authority that the folder ``authority`` keeps."""
+    host = socket.gethostname()
+    everything = dict.fromkeys(["localhost", "127.0.0.1", "::1", host, *names])
+    _write(path, Authority.kept_in(authority, f"polyrank on {host}").issue(*everything))
+    return path
 
 
 def trusted_with(authority: bytes) -> bytes:

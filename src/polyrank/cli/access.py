@@ -3,14 +3,13 @@ when one of them runs."""
 
 from __future__ import annotations
 
-import importlib
-import sys
 from enum import StrEnum
-from typing import Annotated, Any, Optional
+from typing import Annotated, Optional
 
 import typer
 
-JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+from polyrank.cli.groups import JSON, call, group
+
 NAME = Annotated[str, typer.Argument(metavar="NAME", help="The profile.")]
 
 
@@ -21,15 +20,7 @@ class KeyScope(StrEnum):
     ADMIN = "ADMIN"
 
 
-def _group(name: str, help: str) -> typer.Typer:
-    return typer.Typer(name=name, help=help, no_args_is_help=True, rich_markup_mode=None)
-
-
-def _call(module: str, function: str, **arguments: Any) -> None:
-    sys.exit(getattr(importlib.import_module(f"polyrank.cli.{module}"), function)(**arguments))
-
-
-keys = _group("keys", "Make and revoke the keys that callers of this server show.")
+keys = group("keys", "Make and revoke the keys that callers of this server show.")
 
 
 @keys.command()
@@ -48,13 +39,13 @@ def create(
 ) -> None:
     """Make a key; its secret is shown this once."""
     scopes = [each.value for each in scope]
-    _call("keys", "create", scopes=scopes, description=desc, owner=owner, rate=rate, as_json=json)
+    call("keys", "create", scopes=scopes, description=desc, owner=owner, rate=rate, as_json=json)
 
 
 @keys.command("list")
 def list_keys(json: JSON = False) -> None:
     """List the keys, without their secrets."""
-    _call("keys", "list_keys", as_json=json)
+    call("keys", "list_keys", as_json=json)
 
 
 @keys.command()
@@ -62,10 +53,10 @@ def revoke(
     id: Annotated[str, typer.Argument(metavar="ID", help="The key's id.")], json: JSON = False
 ) -> None:
     """End a key for good, on every server within a second."""
-    _call("keys", "revoke", id=id, as_json=json)
+    call("keys", "revoke", id=id, as_json=json)
 
 
-auth = _group("auth", "Log in to a server, and see as whom.")
+auth = group("auth", "Log in to a server, and see as whom.")
 
 
 @auth.command()
@@ -75,7 +66,7 @@ def login(
     json: JSON = False,
 ) -> None:
     """Keep a key, once the server has said that it is good; it is read from stdin."""
-    _call("auth", "login", server=server, profile=profile, as_json=json)
+    call("auth", "login", server=server, profile=profile, as_json=json)
 
 
 @auth.command()
@@ -84,22 +75,22 @@ def logout(
     json: JSON = False,
 ) -> None:
     """Forget the key on this machine; revoking it is another thing."""
-    _call("auth", "logout", profile=profile, as_json=json)
+    call("auth", "logout", profile=profile, as_json=json)
 
 
 @auth.command()
 def whoami(json: JSON = False) -> None:
     """Ask the server who it takes you for."""
-    _call("auth", "whoami", as_json=json)
+    call("auth", "whoami", as_json=json)
 
 
-profile = _group("profile", "Keep several servers, each with its key, by name.")
+profile = group("profile", "Keep several servers, each with its key, by name.")
 
 
 @profile.command("list")
 def list_profiles(json: JSON = False) -> None:
     """List the profiles; a star marks the one in use."""
-    _call("profile", "list_profiles", as_json=json)
+    call("profile", "list_profiles", as_json=json)
 
 
 @profile.command("set")
@@ -109,16 +100,16 @@ def set_profile(
     json: JSON = False,
 ) -> None:
     """Make a profile, or change its server; `polyrank auth login` gives it a key."""
-    _call("profile", "set_profile", name=name, server=server, as_json=json)
+    call("profile", "set_profile", name=name, server=server, as_json=json)
 
 
 @profile.command()
 def use(name: NAME, json: JSON = False) -> None:
     """Use a profile from now on."""
-    _call("profile", "use", name=name, as_json=json)
+    call("profile", "use", name=name, as_json=json)
 
 
 @profile.command()
 def delete(name: NAME, json: JSON = False) -> None:
     """Forget a profile and its key."""
-    _call("profile", "delete", name=name, as_json=json)
+    call("profile", "delete", name=name, as_json=json)

@@ -3,28 +3,19 @@ their work is imported only when one of them runs."""
 
 from __future__ import annotations
 
-import importlib
-import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Optional
 
 import typer
 
-JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+from polyrank.cli.groups import JSON, call, group
+
 ENV = Annotated[str, typer.Option("--env", help="The environment.")]
 ENVIRONMENT = Annotated[str, typer.Argument(metavar="NAME", help="The environment.")]
 PATH = Annotated[str, typer.Argument(metavar="PATH", help="A path in the data folder.")]
 
 
-def _group(name: str, help: str) -> typer.Typer:
-    return typer.Typer(name=name, help=help, no_args_is_help=True, rich_markup_mode=None)
-
-
-def _call(module: str, function: str, **arguments: Any) -> None:
-    sys.exit(getattr(importlib.import_module(f"polyrank.cli.{module}"), function)(**arguments))
-
-
-secrets = _group("secrets", "Keep values that apps get as environment variables.")
+secrets = group("secrets", "Keep values that apps get as environment variables.")
 
 
 @secrets.command("set")
@@ -41,13 +32,13 @@ def set_secrets(
     json: JSON = False,
 ) -> None:
     """Set secrets, for the replicas that are started from now on."""
-    _call("secrets", "set_secrets", words=words, env=env, exposed=not not_exposed, as_json=json)
+    call("secrets", "set_secrets", words=words, env=env, exposed=not not_exposed, as_json=json)
 
 
 @secrets.command("list")
 def list_secrets(env: ENV = "main", json: JSON = False) -> None:
     """List the secrets, without their values."""
-    _call("secrets", "list_secrets", env=env, as_json=json)
+    call("secrets", "list_secrets", env=env, as_json=json)
 
 
 @secrets.command()
@@ -57,22 +48,22 @@ def unset(
     json: JSON = False,
 ) -> None:
     """Forget secrets."""
-    _call("secrets", "unset", names=names, env=env, as_json=json)
+    call("secrets", "unset", names=names, env=env, as_json=json)
 
 
 @secrets.command()
 def rotate(json: JSON = False) -> None:
     """Encrypt all secrets with a new key, on the server's machine."""
-    _call("secrets", "rotate", as_json=json)
+    call("secrets", "rotate", as_json=json)
 
 
-environments = _group("environments", "Keep apps and secrets apart from the main ones.")
+environments = group("environments", "Keep apps and secrets apart from the main ones.")
 
 
 @environments.command("list")
 def list_environments(json: JSON = False) -> None:
     """List the environments."""
-    _call("environments", "list_environments", as_json=json)
+    call("environments", "list_environments", as_json=json)
 
 
 @environments.command("create")
@@ -82,22 +73,22 @@ def create_environment(
     json: JSON = False,
 ) -> None:
     """Make an environment."""
-    _call("environments", "create", name=name, description=description, as_json=json)
+    call("environments", "create", name=name, description=description, as_json=json)
 
 
 @environments.command("delete")
 def delete_environment(name: ENVIRONMENT, json: JSON = False) -> None:
     """Forget an environment that has no apps, and its secrets."""
-    _call("environments", "delete", name=name, as_json=json)
+    call("environments", "delete", name=name, as_json=json)
 
 
-files = _group("files", "See and change what apps keep in their data folder.")
+files = group("files", "See and change what apps keep in their data folder.")
 
 
 @files.command("list")
 def list_files(path: PATH = "", json: JSON = False) -> None:
     """List what is in a folder."""
-    _call("files", "list_files", path=path, as_json=json)
+    call("files", "list_files", path=path, as_json=json)
 
 
 @files.command()
@@ -110,7 +101,7 @@ def download(
     json: JSON = False,
 ) -> None:
     """Get a file, or a folder with all that is in it."""
-    _call("files", "download", path=path, target=target, as_json=json)
+    call("files", "download", path=path, target=target, as_json=json)
 
 
 @files.command()
@@ -123,7 +114,7 @@ def upload(
     json: JSON = False,
 ) -> None:
     """Send a file, or a folder with all that is in it."""
-    _call("files", "upload", source=source, path=path, as_json=json)
+    call("files", "upload", source=source, path=path, as_json=json)
 
 
 @files.command("upload-url")
@@ -136,7 +127,7 @@ def upload_url(
     json: JSON = False,
 ) -> None:
     """Have the server download a file."""
-    _call("files", "upload_url", url=url, path=path, as_json=json)
+    call("files", "upload_url", url=url, path=path, as_json=json)
 
 
 @files.command("mv")
@@ -146,7 +137,7 @@ def move(
     json: JSON = False,
 ) -> None:
     """Move something, or give it another name."""
-    _call("files", "move", path=path, new=new, as_json=json)
+    call("files", "move", path=path, new=new, as_json=json)
 
 
 @files.command("rm")
@@ -158,7 +149,7 @@ def remove(
     json: JSON = False,
 ) -> None:
     """Remove files."""
-    _call("files", "remove", paths=paths, recursive=recursive, as_json=json)
+    call("files", "remove", paths=paths, recursive=recursive, as_json=json)
 
 
 @files.command()
@@ -168,4 +159,4 @@ def link(
     json: JSON = False,
 ) -> None:
     """Have /data on the server's machine lead to a data folder."""
-    _call("files", "link", path=path, owner=owner, as_json=json)
+    call("files", "link", path=path, owner=owner, as_json=json)

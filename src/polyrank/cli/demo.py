@@ -18,7 +18,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from polyrank.app.projects import AppRef
 from polyrank.cli.platform import Platform, arguments_for
-from polyrank.cli.run import ended_by_signals, show
+from polyrank.cli.run import show
+from polyrank.cli.signals import ended_by_signals
 from polyrank.reports import Ready
 from polyrank.scaler.local import Gone
 from polyrank.toolkit import File
@@ -79,7 +80,7 @@ async def paint(platform: Platform, painting: Painting, *, log: Path, stay: bool
             await asyncio.to_thread(painting.paint, platform.app_url, ready_s)
             if stay:
                 show(platform, report)
-                signals.enter_context(ended_by_signals(platform))
+                signals.enter_context(ended_by_signals(lambda _: platform.end()))
                 await platform.ended.wait()
     return 0
 

@@ -3,14 +3,13 @@ is imported only when one of them runs."""
 
 from __future__ import annotations
 
-import importlib
-import sys
 from enum import StrEnum
-from typing import Annotated, Any, Optional
+from typing import Annotated, Optional
 
 import typer
 
-JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+from polyrank.cli.groups import JSON, call, group
+
 APP = Annotated[str, typer.Argument(metavar="[OWNER/]APP", help="The app.")]
 ENV = Annotated[str, typer.Option("--env", help="The environment that the app is in.")]
 RUNNER = Annotated[str, typer.Argument(metavar="ID", help="The replica, by the start of its id.")]
@@ -36,14 +35,6 @@ STRATEGY = Annotated[
 ]
 
 
-def _group(name: str, help: str) -> typer.Typer:
-    return typer.Typer(name=name, help=help, no_args_is_help=True, rich_markup_mode=None)
-
-
-def _call(module: str, function: str, **arguments: Any) -> None:
-    sys.exit(getattr(importlib.import_module(f"polyrank.cli.{module}"), function)(**arguments))
-
-
 def deploy(
     ref: Annotated[str, typer.Argument(metavar="FILE[::CLASS] | NAME", help="The app.")],
     app_name: Annotated[Optional[str], typer.Option(help="Instead of the app's own name.")] = None,  # noqa: UP045
@@ -67,7 +58,7 @@ def deploy(
     json: JSON = False,
 ) -> None:
     """Put an app on the server: its files, its environment, its first replica."""
-    _call(
+    call(
         "deploy",
         "deploy",
         ref=ref,
@@ -85,7 +76,7 @@ def deploy(
     )
 
 
-apps = _group("apps", "See, scale, roll back and delete what is deployed.")
+apps = group("apps", "See, scale, roll back and delete what is deployed.")
 
 
 @apps.command("list")
@@ -95,13 +86,13 @@ def list_apps(
     json: JSON = False,
 ) -> None:
     """List the apps."""
-    _call("apps", "list_apps", environment=env, part=filter, as_json=json)
+    call("apps", "list_apps", environment=env, part=filter, as_json=json)
 
 
 @apps.command("list-rev")
 def list_revisions(app: APP, env: ENV = "main", json: JSON = False) -> None:
     """List what was deployed of an app, the newest first."""
-    _call("apps", "list_revisions", app=app, environment=env, as_json=json)
+    call("apps", "list_revisions", app=app, environment=env, as_json=json)
 
 
 @apps.command("set-rev")
@@ -113,7 +104,7 @@ def set_revision(
     json: JSON = False,
 ) -> None:
     """Bring an earlier revision back into service."""
-    _call(
+    call(
         "apps",
         "set_revision",
         app=app,
@@ -132,7 +123,7 @@ def rollout(
     json: JSON = False,
 ) -> None:
     """Replace every replica of an app by a new one."""
-    _call("apps", "rollout", app=app, force=force, environment=env, as_json=json)
+    call("apps", "rollout", app=app, force=force, environment=env, as_json=json)
 
 
 @apps.command()
@@ -185,13 +176,13 @@ def scale(
         "machine_type": machine_type,
     }
     given = {name: value for name, value in changes.items() if value is not None}
-    _call("apps", "scale", app=app, changes=given, environment=env, as_json=json)
+    call("apps", "scale", app=app, changes=given, environment=env, as_json=json)
 
 
 @apps.command("runners")
 def app_runners(app: APP, env: ENV = "main", json: JSON = False) -> None:
     """List the replicas of an app, and why there are so many."""
-    _call("apps", "runners", app=app, environment=env, as_json=json)
+    call("apps", "runners", app=app, environment=env, as_json=json)
 
 
 @apps.command("delete")
@@ -202,10 +193,10 @@ def delete_app(
     json: JSON = False,
 ) -> None:
     """Take an app away; its replicas end in order."""
-    _call("apps", "delete", app=app, environment=env, is_sure=yes, as_json=json)
+    call("apps", "delete", app=app, environment=env, is_sure=yes, as_json=json)
 
 
-runners = _group("runners", "See, read, stop and enter the replicas.")
+runners = group("runners", "See, read, stop and enter the replicas.")
 
 
 @runners.command("list")
@@ -217,7 +208,7 @@ def list_runners(
     json: JSON = False,
 ) -> None:
     """List the replicas of all apps."""
-    _call("runners", "list_runners", since=since, state=state, as_json=json)
+    call("runners", "list_runners", since=since, state=state, as_json=json)
 
 
 @runners.command()
@@ -231,7 +222,7 @@ def logs(
     json: JSON = False,
 ) -> None:
     """Print what a replica and its ranks have printed."""
-    _call(
+    call(
         "runners",
         "logs",
         id=id,
@@ -247,13 +238,13 @@ def logs(
 @runners.command()
 def stop(id: RUNNER, json: JSON = False) -> None:
     """End a replica when it has done what it works on; another comes if one is needed."""
-    _call("runners", "stop", id=id, as_json=json)
+    call("runners", "stop", id=id, as_json=json)
 
 
 @runners.command()
 def kill(id: RUNNER, json: JSON = False) -> None:
     """End a replica now; requests of the queue that it works on are run again."""
-    _call("runners", "kill", id=id, as_json=json)
+    call("runners", "kill", id=id, as_json=json)
 
 
 @runners.command(
@@ -269,22 +260,22 @@ def execute(
     ] = None,
 ) -> None:
     """Run a program with the variables, the folder and the interpreter of a replica."""
-    _call("shell", "enter", id=id, command=command, wants_terminal=tty)
+    call("shell", "enter", id=id, command=command, wants_terminal=tty)
 
 
 @runners.command()
 def shell(id: RUNNER) -> None:
     """Open a shell beside a replica, on its machine."""
-    _call("shell", "enter", id=id, command=[], wants_terminal=True)
+    call("shell", "enter", id=id, command=[], wants_terminal=True)
 
 
-queue = _group("queue", "Look at the queue of an app, and empty it.")
+queue = group("queue", "Look at the queue of an app, and empty it.")
 
 
 @queue.command()
 def size(app: APP, env: ENV = "main", json: JSON = False) -> None:
     """Tell how many requests wait."""
-    _call("apps", "queue_size", app=app, environment=env, as_json=json)
+    call("apps", "queue_size", app=app, environment=env, as_json=json)
 
 
 @queue.command()
@@ -295,4 +286,4 @@ def flush(
     json: JSON = False,
 ) -> None:
     """Cancel every request that waits."""
-    _call("apps", "flush_queue", app=app, environment=env, is_sure=yes, as_json=json)
+    call("apps", "flush_queue", app=app, environment=env, is_sure=yes, as_json=json)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
@@ -13,7 +12,7 @@ from typing import IO
 
 from polyrank import reports
 from polyrank.app.projects import AppRef
-from polyrank.certificates import Authority, trusted_with
+from polyrank.certificates import machine_certificate, trusted_with
 from polyrank.client.options import environment
 from polyrank.gateway.callers import is_loopback
 from polyrank.gateway.hosting import HostedApp
@@ -121,7 +120,10 @@ class Platform:
                 files_max_bytes=files.max_bytes,
             )
             server.apps.expect()
-            certificate = None if self.authority is None else self._certificate(folder)
+            certificate = None
+            if self.authority is not None:
+                pem = folder / "server.pem"
+                certificate = machine_certificate(self.authority, pem, self._listen_host)
             async with serving(
                 build(server), self._listening, grace_s=3600, certificate=certificate
             ) as self._serving:
@@ -149,18 +151,6 @@ class Platform:
     def ca_file(self) -> Path | None:
         """The certificate of the authority that callers must trust, if this speaks https."""
         return None if self.authority is None else self.authority / "ca.pem"
-
-    def _certificate(self, folder: Path) -> Path:
-        """A certificate and its key for all names of this machine, for as long as we run."""
-        assert self.authority is not None
-        names = dict.fromkeys(
-            ["localhost", "127.0.0.1", "::1", socket.gethostname(), self._listen_host]
-        )
-        authority = Authority.kept_in(self.authority, "polyrank on " + socket.gethostname())
-        path = folder / "server.pem"
-        path.write_bytes(authority.issue(*names))
-        path.chmod(0o600)
-        return path
 
     def _client_environment(self, folder: Path) -> dict[str, str]:
         """What lets the app call apps of this server, itself among them."""

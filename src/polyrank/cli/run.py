@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ from polyrank import logs
 from polyrank.app import projects
 from polyrank.app.sample import Call
 from polyrank.cli.platform import OWNER, Platform, arguments_for
+from polyrank.cli.signals import ended_by_signals
 from polyrank.errors import AppError, PolyrankError
 from polyrank.reports import Ready
 from polyrank.scaler.local import Gone
@@ -75,7 +73,7 @@ async def serve(platform: Platform, watched: Path | None = None) -> int:
 
     platform.listeners.append(on_report)
     # The signals' way of ending it holds until all has ended: a second one comes meanwhile.
-    with ended_by_signals(platform):
+    with ended_by_signals(lambda _: platform.end()):
         async with platform.running():
             watching = asyncio.ensure_future(_watch(platform, watched))
             failed.add_done_callback(lambda _: platform.end())
@@ -84,19 +82,6 @@ async def serve(platform: Platform, watched: Path | None = None) -> int:
             finally:
                 watching.cancel()
     return failed.result() if failed.done() else 0
-
-
-@contextlib.contextmanager
-def ended_by_signals(platform: Platform) -> Iterator[None]:
-    """SIGTERM and Ctrl-C end the platform in order; a second one, at once."""
-    loop = asyncio.get_running_loop()
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(signum, platform.end)
-    try:
-        yield
-    finally:
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(signum)
 
 
 async def _watch(platform: Platform, folder: Path | None) -> None:

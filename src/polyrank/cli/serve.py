@@ -7,13 +7,14 @@ import contextlib
 import importlib
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import uvloop
 
-from polyrank.certificates import Authority
+from polyrank.certificates import machine_certificate
 from polyrank.cli.console import exit_status, say
+from polyrank.cli.signals import ended_by_signals
 from polyrank.gateway.belongings import Belongings
 from polyrank.gateway.callers import is_loopback
 from polyrank.gateway.dashboard import Dashboard
@@ -63,7 +64,7 @@ class Installation:
     async def run(self) -> None:
         """Serves until a signal ends it: SIGTERM leaves the replicas to the next server, Ctrl-C
         ends them, and a second signal ends all at once."""
-        with self._ended_by_signals():
+        with ended_by_signals(self._end):
             async with self._running():
                 await self._ended.wait()
 
@@ -141,23 +142,7 @@ class Installation:
         if self._tls is None:
             return None
         host = self._listening.getsockname()[0]
-        names = dict.fromkeys(["localhost", "127.0.0.1", "::1", socket.gethostname(), host])
-        authority = Authority.kept_in(self._tls, "polyrank on " + socket.gethostname())
-        path = self._tls / "server.pem"
-        path.write_bytes(authority.issue(*names))
-        path.chmod(0o600)
-        return path
-
-    @contextlib.contextmanager
-    def _ended_by_signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(signum, self._end, signum)
-        try:
-            yield
-        finally:
-            for signum in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(signum)
+        return machine_certificate(self._tls, self._tls / "server.pem", host)
 
     def _end(self, signum: int) -> None:
         if self._ended.is_set() and self._serving is not None:

@@ -76,7 +76,7 @@ async def test_a_shell_is_a_terminal_in_the_replicas_world(
     await screen.type("sleep 0.1; stty size\n")
     await screen.until("40 120")
     # Ctrl-C is for the program over there.
-    await screen.type("echo 'sleep''ing'; sleep 100\n")
+    await screen.type("""sh -c "echo 'sleep''ing'; exec sleep 100"\n""")
     await screen.until("sleeping")
     await screen.type("\x03")
     await screen.until(r"\^C[^^]*[#$] ")
