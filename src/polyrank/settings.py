@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic.fields import FieldInfo
@@ -153,7 +153,57 @@ class WebSocketSettings(BaseSettings):
     max_bytes: int = Field(default=128 * 2**20, ge=1)
 
 
-class ClientSettings(BaseSettings):
+class _WholeSource(PydanticBaseSettingsSource):
+    """Something beside the environment that is read as a whole."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Of no use here."""
+        return None, field_name, False
+
+
+class _ProfileSource(_WholeSource):
+    """What the profile in use says. Which one that is stands in the sources before this one."""
+
+    def __call__(self) -> dict[str, Any]:
+        """The values that the profile sets."""
+        known = self.current_state
+        profiles = Profiles(Path(known.get("config_path") or _config_path()))
+        profile = profiles.get(known.get("profile") or profiles.current)
+        # A key is told to the server that it is for, and to no other.
+        is_its_server = known.get("server", profile.server) == profile.server
+        values = {"server": profile.server, "key": profile.key if is_its_server else None}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+class _PipSource(_WholeSource):
+    """What pip's configuration files say."""
+
+    def __call__(self) -> dict[str, Any]:
+        """The values that the files set."""
+        extra = self.current_state.get("config_file")
+        found = pip_config.read(_config_home(), Path(extra) if extra else None)
+        known = self.settings_cls.model_fields
+        return {name: text for name, text in found.items() if name in known}
+
+
+class _Backed(BaseSettings):
+    """Settings of arguments first, then the environment, then what ``source`` reads."""
+
+    source: ClassVar[type[_WholeSource]]
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, cls.source(settings_cls)
+
+
+class ClientSettings(_Backed):
     """Which server to call, and with which key: by the environment, else by the profile in use.
 
     ``POLYRANK_PROFILE`` names a profile, else it is the one that ``polyrank profile use`` chose.
@@ -170,35 +220,7 @@ class ClientSettings(BaseSettings):
     profile: str | None = None
     config_path: Path = Field(default_factory=_config_path)
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments first, then the environment, then the profile."""
-        return init_settings, env_settings, _ProfileSource(settings_cls)
-
-
-class _ProfileSource(PydanticBaseSettingsSource):
-    """What the profile in use says. Which one that is stands in the sources before this one."""
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Of no use here: the profile is read as a whole."""
-        return None, field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        """The values that the profile sets."""
-        known = self.current_state
-        profiles = Profiles(Path(known.get("config_path") or _config_path()))
-        profile = profiles.get(known.get("profile") or profiles.current)
-        # A key is told to the server that it is for, and to no other.
-        is_its_server = known.get("server", profile.server) == profile.server
-        values = {"server": profile.server, "key": profile.key if is_its_server else None}
-        return {name: value for name, value in values.items() if value is not None}
+    source = _ProfileSource
 
 
 class FileSettings(BaseSettings):
@@ -273,7 +295,7 @@ class EnvironmentSettings(BaseSettings):
     keep: int = Field(default=10, ge=0)
 
 
-class PipSettings(BaseSettings):
+class PipSettings(_Backed):
     """Where pip gets packages from here (``PIP_…`` and pip's files), for the installer to do so."""
 
     model_config = SettingsConfigDict(env_prefix="PIP_", frozen=True, extra="ignore")
@@ -290,32 +312,7 @@ class PipSettings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         return tuple(value.split()) if isinstance(value, str) else value
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments first, then the environment, then pip's files."""
-        return init_settings, env_settings, _PipSource(settings_cls)
-
-
-class _PipSource(PydanticBaseSettingsSource):
-    """What pip's configuration files say."""
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Of no use here: the files are read as a whole."""
-        return None, field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        """The values that the files set."""
-        extra = self.current_state.get("config_file")
-        found = pip_config.read(_config_home(), Path(extra) if extra else None)
-        known = self.settings_cls.model_fields
-        return {name: text for name, text in found.items() if name in known}
+    source = _PipSource
 
 
 def _is_network(text: str) -> bool:

@@ -95,7 +95,7 @@ class Installation:
             *Dashboard(fleet, deployments, server.notices).routes(),
             *Runners(fleet, logs).routes(),
             *belongings.routes(),
-            *Exec(fleet.handle).routes(),
+            *Exec(lambda replica: fleet.find(replica)[1].handle).routes(),
         ]
         async with serving(
             build(server, routes), self._listening, grace_s=GRACE_S, certificate=self._certificate()

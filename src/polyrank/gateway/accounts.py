@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from polyrank.errors import InvalidInput
 from polyrank.gateway.addresses import split_app
-from polyrank.gateway.answers import read_body
+from polyrank.gateway.answers import read_object
 from polyrank.gateway.callers import require
 from polyrank.gateway.tokens import MAX_LIFETIME_S, Claims, Tokens
 from polyrank.store.keys import Scope
@@ -57,7 +54,7 @@ class Accounts:
 
     async def _issued(self, request: Request) -> str:
         caller = require(request, Scope.API)
-        body = _object(await read_body(request))
+        body = await read_object(request)
         apps = body.get("allowed_apps") or [body.get("app")]
         if not isinstance(apps, list) or not all(app and isinstance(app, str) for app in apps):
             raise InvalidInput("allowed_apps is a list of names of apps")
@@ -76,13 +73,3 @@ def _name(app: str) -> str:
     """The name of an app that is given alone, with its owner, or down to a path."""
     found = split_app(app)
     return (app if found is None else found.app).strip("/").rpartition("/")[2]
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    try:
-        content = json.loads(body)
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
-        raise InvalidInput("the body is not a JSON object")
-    return content

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from typing import Any
 
 import httpx
 from starlette.exceptions import HTTPException
@@ -92,6 +94,17 @@ async def read_body(request: Request) -> bytes:
     """The whole body of a request; see ``read_whole``."""
     length = request.headers.get("content-length")
     return await read_whole(request.receive, length.encode() if length is not None else None)
+
+
+async def read_object(request: Request) -> dict[str, Any]:
+    """The body of a request that is a JSON object; no body is an empty one. Raises InvalidInput."""
+    try:
+        body = json.loads(await read_body(request) or b"{}")
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        raise InvalidInput("the body is not a JSON object")
+    return body
 
 
 def start_timeout(request: Request) -> float | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from polyrank import reports
 from polyrank.errors import PolyrankError, StoreUnavailable
 from polyrank.gateway.hosting import HostedApp
+from polyrank.gateway.terms import Terms
 from polyrank.scaler.gpus import Inventory, Lease, Wanted
 from polyrank.scaler.health import HealthWatch
 from polyrank.scaler.launch.base import Ended, Handle, Launcher, ReplicaSpec, Waiting
@@ -147,22 +148,27 @@ class AppFleet:
         states = [(self.state_of(kept), kept.wanted.machines[0].type) for kept in self]
         return [("pending" if state.is_starting else state.value, type) for state, type in states]
 
-    def rescale(self, scaling: Scaling, wanted: Wanted) -> None:
-        """As many replicas as another ``scaling`` wants; the next ones on other machines."""
-        self.scaling, self.wanted = scaling, wanted
+    def rescale(self, terms: Terms) -> None:
+        """As many replicas as other ``terms`` want; the next ones on other machines."""
+        self._take(terms)
         for replica in self.hosted.replicas:
-            replica.limit = scaling.max_multiplexing
+            replica.limit = terms.scaling.max_multiplexing
         self.look()
 
     def look(self) -> None:
         """Something has changed that the policy may want to know."""
         self._changed.set()
 
-    def serve(self, revision: Revision, scaling: Scaling, wanted: Wanted) -> None:
-        """New replicas are of this revision, as many as ``scaling`` wants."""
-        self.revision, self.scaling, self.wanted = revision, scaling, wanted
+    def serve(self, revision: Revision, terms: Terms) -> None:
+        """New replicas are of this revision, as many as ``terms`` want."""
+        self.revision = revision
+        self._take(terms)
         self._failures = Failures()
         self.look()
+
+    def _take(self, terms: Terms) -> None:
+        self.scaling, self.wanted = terms.scaling, terms.wanted
+        self.hosted.limits = terms.limit(self.hosted.limits)
 
     async def run(self) -> None:
         """Keeps as many replicas as are wanted, until cancelled; they run on then."""
@@ -209,21 +215,22 @@ class AppFleet:
     ) -> Kept:
         """Starts one more replica. A candidate gets no requests until it is admitted."""
         kept = Kept(new_id(), revision, wanted or self.wanted, is_candidate=is_candidate)
-        kept.ready.add_done_callback(_seen)
-        kept.on_enter = self._ground.on_change
-        self.kept[kept.id] = kept
-        self._ground.on_change()
+        self._add(kept)
         self._begin(kept)
         return kept
 
     def adopt(self, handle: Handle, revision: Revision, lease: Lease) -> None:
         """Goes on with a replica that a server before this one has started, once this runs."""
         kept = Kept(handle.spec.id, revision, self.wanted, ReplicaState.SETUP)
-        kept.ready.add_done_callback(_seen)
-        kept.on_enter = self._ground.on_change
         kept.lease, kept.handle = lease, handle
         kept.adopted_at = time.time()
+        self._add(kept)
+
+    def _add(self, kept: Kept) -> None:
+        kept.ready.add_done_callback(_seen)
+        kept.on_enter = self._ground.on_change
         self.kept[kept.id] = kept
+        self._ground.on_change()
 
     def end(self, kept: Kept, *, at_once: bool = False) -> asyncio.Task[None]:
         """Ends a replica, when it has done what it works on unless ``at_once``."""

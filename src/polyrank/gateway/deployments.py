@@ -13,12 +13,13 @@ from starlette.routing import BaseRoute, Route
 from polyrank.app.options import AppOptions, checked
 from polyrank.deploy.manifest import HEADER, from_header
 from polyrank.errors import AppError, InvalidInput
-from polyrank.gateway.answers import read_body
+from polyrank.gateway.answers import read_object
 from polyrank.gateway.appfleet import AppFleet, Kept
 from polyrank.gateway.callers import Caller, require
 from polyrank.gateway.deployment import Deployment
-from polyrank.gateway.fleet import Fleet, effective_options
+from polyrank.gateway.fleet import Fleet
 from polyrank.gateway.staging import Staging
+from polyrank.gateway.terms import effective_options
 from polyrank.store.apps import MAIN, DeployedApp, Revision, full_name
 from polyrank.store.keys import Scope
 from polyrank.store.requests import Requests
@@ -108,7 +109,7 @@ class Deployments:
     async def set_revision(self, request: Request) -> Response:
         """Brings an earlier revision back into service: ``{"revision": its number or id}``."""
         _, name = self._named(request)
-        body = await _object(request)
+        body = await read_object(request)
         revision = await self._apps.find_revision(name, str(body.get("revision", "")))
         return _accepted(self._fleet.roll_out(revision, _strategy(body)))
 
@@ -119,12 +120,12 @@ class Deployments:
         if app.revision is None:
             raise InvalidInput(f"no deployment of {name} has succeeded yet")
         revision = await self._apps.revision(app.revision)
-        return _accepted(self._fleet.roll_out(revision, _strategy(await _object(request))))
+        return _accepted(self._fleet.roll_out(revision, _strategy(await read_object(request))))
 
     async def scale(self, request: Request) -> Response:
         """Changes options of the app, by their names; null goes back to the revision's."""
         _, name = self._named(request)
-        changes = await _object(request)
+        changes = await read_object(request)
         for unknown in changes.keys() - set(SCALABLE):
             raise InvalidInput(f"{unknown!r} cannot be changed; these can: {', '.join(SCALABLE)}")
         try:
@@ -266,13 +267,3 @@ def _strategy(body: dict[str, Any]) -> Any:
     if strategy not in STRATEGIES:
         raise InvalidInput(f"strategy is rolling or recreate, not {strategy!r}")
     return strategy
-
-
-async def _object(request: Request) -> dict[str, Any]:
-    try:
-        body = json.loads(await read_body(request) or b"{}")
-    except ValueError:
-        body = None
-    if not isinstance(body, dict):
-        raise InvalidInput("the body is not a JSON object")
-    return body

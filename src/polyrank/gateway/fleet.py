@@ -25,10 +25,10 @@ from polyrank.gateway.notices import FLEET
 from polyrank.gateway.rollout import Rollout, Strategy
 from polyrank.gateway.server import Server
 from polyrank.gateway.staging import Staging
+from polyrank.gateway.terms import Terms
 from polyrank.scaler.gpus import Device, Inventory, LeaseConflict, Wanted
 from polyrank.scaler.launch.base import Handle, Launcher
 from polyrank.scaler.logs import Logs
-from polyrank.scaler.policy import Scaling
 from polyrank.store.apps import MAIN, Apps, DeployedApp, NotDeployed, Revision
 
 log = logging.getLogger("polyrank.gateway")
@@ -117,21 +117,16 @@ class Fleet:
         """The replicas of an app, if it is hosted here."""
         return self._fleets.get(app)
 
-    def find(self, replica: str) -> tuple[AppFleet, Kept]:
-        """A replica that has not ended, and its app's. Raises NotDeployed."""
-        for fleet in self._fleets.values():
-            if (kept := fleet.kept.get(replica)) is not None:
-                return fleet, kept
-        raise NotDeployed(f"no replica {replica!r} runs here; `polyrank runners list` shows them")
-
-    def handle(self, replica: str) -> Handle | None:
-        """That of a replica, by the start of its id; None before it is started. Raises NotDeployed
-        or InvalidInput."""
-        found = [kept for fleet in self for kept in fleet if kept.id.startswith(replica)]
+    def find(self, begun: str) -> tuple[AppFleet, Kept]:
+        """The replica whose id begins so and that has not ended, and its app's. Raises NotDeployed,
+        or InvalidInput where it may be several."""
+        found = [(fleet, kept) for fleet in self for kept in fleet if kept.id.startswith(begun)]
         if len(found) > 1:
-            ids = ", ".join(kept.id for kept in found)
-            raise InvalidInput(f"{replica!r} begins the ids of several replicas: {ids}")
-        return found[0].handle if found else self.find(replica)[1].handle
+            ids = ", ".join(kept.id for _, kept in found)
+            raise InvalidInput(f"{begun!r} begins the ids of several replicas: {ids}")
+        if not found:
+            raise NotDeployed(f"no replica {begun!r} runs here; `polyrank runners list` shows them")
+        return found[0]
 
     def deployment(self, id: str) -> Deployment:
         """A deployment that is under way or has just ended. Raises NotDeployed."""
@@ -185,13 +180,9 @@ class Fleet:
         app = await self.apps.get(name)
         scaling = {**app.scaling, **changes}
         scaling = {name: value for name, value in scaling.items() if value is not None}
-        if app.revision is not None:
-            revision = await self.apps.revision(app.revision)
-            options = effective_options(revision, scaling)
-            if (fleet := self._fleets.get(name)) is not None and fleet.revision is not None:
-                fleet.rescale(Scaling.of(options), wanted_of(options))
-                fleet.hosted.limits = _limits(fleet.hosted.limits, options)
         await self.apps.set_scaling(name, scaling)
+        if (fleet := self._fleets.get(name)) is not None and fleet.revision is not None:
+            fleet.rescale(Terms.of(fleet.revision, scaling))
         self._tell()
         return await self.apps.get(name)
 
@@ -199,10 +190,7 @@ class Fleet:
         """Ends an app's replicas, in order, and forgets it. Raises NotDeployed."""
         async with self._rolling[name]:
             await self.apps.get(name)
-            if (fleet := self._fleets.get(name)) is not None:
-                fleet.is_paused = True
-                await fleet.end_all()
-                self._unhost(name)
+            await self._retire(name)
             await self._server.requests.flush(name)
             await self.apps.delete(name)
             self._tell()
@@ -214,9 +202,7 @@ class Fleet:
         assert app.revision is not None
         revision = await self.apps.revision(app.revision)
         fleet = self._host(app.name, revision)
-        options = effective_options(revision, app.scaling)
-        fleet.hosted.limits = _limits(fleet.hosted.limits, options)
-        fleet.serve(revision, Scaling.of(options), wanted_of(options))
+        fleet.serve(revision, Terms.of(revision, app.scaling))
         for handle in [each for each in left if each.spec.app == app.name]:
             if handle.spec.revision == revision.id:
                 gpus = handle.spec.gpus or ()
@@ -248,33 +234,23 @@ class Fleet:
     async def _catch_up_with(self, name: str, app: DeployedApp | None) -> None:
         fleet = self._fleets.get(name)
         if app is None:
-            if fleet is not None:
-                fleet.is_paused = True
-                await fleet.end_all()
-                self._unhost(name)
-        elif app.revision is not None:
-            if fleet is None or fleet.revision is None:
-                return await self._take_up(app, [])
+            await self._retire(name)
+        elif app.revision is None:
+            return
+        elif fleet is None or fleet.revision is None:
+            await self._take_up(app, [])
+        else:
             revision = await self.apps.revision(app.revision)
-            options = effective_options(revision, app.scaling)
+            terms = Terms.of(revision, app.scaling)
             if fleet.revision.id == revision.id:
-                fleet.rescale(Scaling.of(options), wanted_of(options))
-                fleet.hosted.limits = _limits(fleet.hosted.limits, options)
-                return
-            deployment = Deployment(secrets.token_hex(6), revision)
-            await self._staging.build(revision, deployment.add_line)
+                return fleet.rescale(terms)
 
             async def on_ready(*_: object) -> None:
                 fleet.hosted.openapi = _document(revision)
 
-            rollout = Rollout(
-                fleet,
-                revision,
-                deployment,
-                scaling=Scaling.of(options),
-                wanted=wanted_of(options),
-                on_ready=on_ready,
-            )
+            deployment = Deployment(secrets.token_hex(6), revision)
+            await self._staging.build(revision, deployment.add_line)
+            rollout = Rollout(fleet, revision, deployment, terms, on_ready)
             await rollout.run(revision.manifest["strategy"])
 
     def _host(self, name: str, revision: Revision) -> AppFleet:
@@ -310,6 +286,13 @@ class Fleet:
         self._running[fleet.hosted.name] = self._tasks.create_task(fleet.run())
         await fleet.begun.wait()
 
+    async def _retire(self, name: str) -> None:
+        """Ends an app's replicas, in order, and serves it no more."""
+        if (fleet := self._fleets.get(name)) is not None:
+            fleet.is_paused = True
+            await fleet.end_all()
+            self._unhost(name)
+
     def _unhost(self, name: str) -> None:
         self._running.pop(name).cancel()
         del self._fleets[name]
@@ -339,8 +322,6 @@ class Fleet:
     async def _bring(self, deployment: Deployment, strategy: Strategy) -> None:
         revision = deployment.revision
         app = await self.apps.get(revision.app)
-        options = effective_options(revision, app.scaling)
-        scaling, wanted = Scaling.of(options), wanted_of(options)
         deployment.enter("building")
         await self._staging.build(revision, deployment.add_line)
         is_new = app.name not in self._fleets
@@ -359,9 +340,8 @@ class Fleet:
             await self.apps.set_current(app.name, revision.id)
             fleet.hosted.openapi = document
 
-        rollout = Rollout(
-            fleet, revision, deployment, scaling=scaling, wanted=wanted, on_ready=on_ready
-        )
+        terms = Terms.of(revision, app.scaling)
+        rollout = Rollout(fleet, revision, deployment, terms, on_ready)
         try:
             await rollout.run(strategy)
         except BaseException:
@@ -419,30 +399,11 @@ class Fleet:
         await self.inventory.close()
 
 
-def effective_options(revision: Revision, scaling: Mapping[str, Any]) -> dict[str, Any]:
-    """An app's options as they hold: those of the revision, and over them what was set apart."""
-    return {**revision.manifest["options"], **scaling}
-
-
 def _document(revision: Revision) -> dict[str, Any] | None:
     return None if revision.openapi is None else dict(revision.openapi)
-
-
-def wanted_of(options: Mapping[str, Any]) -> Wanted:
-    """What a replica of an app with these options needs."""
-    return Wanted.of(options.get("machine_type") or "S", options.get("num_gpus"))
 
 
 def slots_of(wanted: Wanted) -> int:
     """How many slots a replica has that runs without a GPU."""
     machine = wanted.machines[0]
     return machine.cores or machine.gpus
-
-
-def _limits(limits: reports.Limits, options: Mapping[str, Any]) -> reports.Limits:
-    return msgspec.structs.replace(
-        limits,
-        request_timeout_s=options.get("request_timeout"),
-        start_timeout_s=options.get("request_start_timeout"),
-        startup_timeout_s=options.get("startup_timeout"),
-    )

@@ -11,15 +11,14 @@ from polyrank import reports
 from polyrank.errors import PolyrankError, ReplicaUnreachable
 from polyrank.gateway.appfleet import AppFleet, Kept, ReplicaFailed
 from polyrank.gateway.deployment import Deployment, DeploymentFailed
+from polyrank.gateway.terms import Terms
 from polyrank.gateway.upstream import Upstream
-from polyrank.scaler.gpus import Wanted
-from polyrank.scaler.policy import Scaling
 from polyrank.store.apps import Revision
 
 Strategy = Literal["rolling", "recreate"]
-# How long the app's health endpoint may take.
-HEALTH_S = 30.0
-MOST_OPENAPI_BYTES = 16 * 2**20
+# How long a new replica may take to answer, and how much it may say.
+ANSWER_S = 30.0
+MOST_BYTES = 16 * 2**20
 
 
 class Rollout:
@@ -31,17 +30,14 @@ class Rollout:
         fleet: AppFleet,
         revision: Revision,
         deployment: Deployment,
-        *,
-        scaling: Scaling,
-        wanted: Wanted,
+        terms: Terms,
         on_ready: Callable[[reports.Ready, reports.Limits, bytes], Awaitable[None]],
     ) -> None:
         """``on_ready`` is told what the first replica says of itself, before it gets requests."""
         self._fleet = fleet
         self._revision = revision
         self._deployment = deployment
-        self._scaling = scaling
-        self._wanted = wanted
+        self._terms = terms
         self._on_ready = on_ready
 
     async def run(self, strategy: Strategy) -> None:
@@ -57,7 +53,8 @@ class Rollout:
             # The others one by one: as many serve at any time as did before.
             if kept is not old[-1] and fleet.has_room():
                 with contextlib.suppress(DeploymentFailed):
-                    await self._admit(await self._candidate())
+                    another = await self._candidate()
+                    fleet.admit(another, another.ready.result())
             self._deployment.enter("draining", f"replica {kept.id}")
             await fleet.end(kept)
 
@@ -75,12 +72,12 @@ class Rollout:
     async def _make_room(self, old: list[Kept]) -> None:
         """Where all places are taken, one of several replicas goes first; the last one stays, and
         the new one waits for an idle replica of another app to give way."""
-        if self._fleet.has_room(self._wanted) or not old:
+        if self._fleet.has_room(self._terms.wanted) or not old:
             return
         if len(old) == 1:
-            if self._fleet.may_get_room(self._wanted):
+            if self._fleet.may_get_room(self._terms.wanted):
                 return
-            room = self._fleet.explain_room(self._wanted)
+            room = self._fleet.explain_room(self._terms.wanted)
             raise DeploymentFailed(
                 "a rolling deployment starts the new replica beside the old one, and there is no "
                 f"room for it: {room}; deploy with --strategy recreate"
@@ -92,7 +89,7 @@ class Rollout:
     async def _candidate(self) -> Kept:
         """A replica of the revision that is ready and says that it is well."""
         self._deployment.enter("starting")
-        kept = self._fleet.start(self._revision, self._wanted, is_candidate=True)
+        kept = self._fleet.start(self._revision, self._terms.wanted, is_candidate=True)
         telling = asyncio.create_task(self._tell_lines(kept))
         try:
             report = await asyncio.shield(kept.ready)
@@ -116,42 +113,45 @@ class Rollout:
             self._deployment.add_line(line.message)
 
     async def _check_health(self, report: reports.Ready) -> None:
-        upstream = Upstream(report.host, report.port, report.token)
-        try:
-            async with asyncio.timeout(HEALTH_S):
-                answer = await upstream.send("GET", b"/health", [], b"")
-                answer.release()
-        except TimeoutError:
-            raise ReplicaUnreachable(f"/health did not answer within {HEALTH_S:g} s") from None
-        finally:
-            upstream.close()
-        if answer.status >= 400:
-            raise ReplicaUnreachable(f"/health answered {answer.status}")
+        status, _ = await _ask(report, "/health")
+        if status >= 400:
+            raise ReplicaUnreachable(f"/health answered {status}")
 
     async def _switch_to(self, kept: Kept) -> None:
         """The revision serves from now on."""
         self._deployment.enter("switching")
         report, limits = kept.ready.result(), kept.limits or reports.Limits()
-        await self._on_ready(report, limits, await self._openapi(report))
         fleet = self._fleet
+        try:
+            await self._on_ready(report, limits, await self._openapi(report))
+        except BaseException:
+            fleet.end(kept, at_once=True)
+            raise
         fleet.hosted.limits = limits
-        fleet.serve(self._revision, self._scaling, self._wanted)
+        fleet.serve(self._revision, self._terms)
         fleet.admit(kept, report)
-
-    async def _admit(self, kept: Kept) -> None:
-        self._fleet.admit(kept, kept.ready.result())
 
     async def _openapi(self, report: reports.Ready) -> bytes:
         """The app's document, so that pages can show the app while no replica runs."""
-        upstream = Upstream(report.host, report.port, report.token)
         try:
-            async with asyncio.timeout(HEALTH_S):
-                answer = await upstream.send("GET", b"/openapi.json", [], b"")
-                try:
-                    return await answer.body(MOST_OPENAPI_BYTES) if answer.status == 200 else b""
-                finally:
-                    answer.release()
-        except (TimeoutError, PolyrankError):
+            status, document = await _ask(report, "/openapi.json")
+        except PolyrankError:
             return b""
-        finally:
-            upstream.close()
+        return document if status == 200 else b""
+
+
+async def _ask(report: reports.Ready, path: str) -> tuple[int, bytes]:
+    """The status and the body that a replica answers before anybody else asks it anything. Raises
+    ReplicaUnreachable."""
+    upstream = Upstream(report.host, report.port, report.token)
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            answer = await upstream.send("GET", path.encode(), [], b"")
+            try:
+                return answer.status, await answer.body(MOST_BYTES)
+            finally:
+                answer.release()
+    except TimeoutError:
+        raise ReplicaUnreachable(f"{path} did not answer within {ANSWER_S:g} s") from None
+    finally:
+        upstream.close()

@@ -57,7 +57,7 @@ class Runners:
         A replica that has ended is named by its whole id.
         """
         require(request, Scope.ADMIN)
-        id = self._id(request)
+        id = self._logged(request.path_params["replica"])
         limit = _number(request, "limit")
         lines = self._logs.read(
             id,
@@ -88,17 +88,16 @@ class Runners:
 
     def _found(self, request: Request) -> tuple[AppFleet, Kept]:
         require(request, Scope.ADMIN)
-        return self._fleet.find(self._id(request))
+        return self._fleet.find(request.path_params["replica"])
 
-    def _id(self, request: Request) -> str:
-        """The id that the path begins. Raises InvalidInput if that may be several."""
-        begun = request.path_params["replica"]
-        ids = [kept.id for fleet in self._fleet for kept in fleet if kept.id.startswith(begun)]
-        if len(ids) > 1:
-            raise InvalidInput(f"{begun!r} begins the ids of several replicas: {', '.join(ids)}")
-        if not ids and not self._logs.has(begun):
-            raise NotDeployed(f"there is no replica {begun!r}; `polyrank runners list` shows them")
-        return ids[0] if ids else begun
+    def _logged(self, begun: str) -> str:
+        """The id of a replica that runs, or that has ended and whose log is kept."""
+        try:
+            return self._fleet.find(begun)[1].id
+        except NotDeployed:
+            if not self._logs.has(begun):
+                raise
+            return begun
 
 
 async def _as_text(lines: AsyncIterator[Line]) -> AsyncIterator[bytes]:

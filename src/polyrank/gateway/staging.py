@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Collection
@@ -69,8 +68,7 @@ class Staging:
             on_line("it is built on the machine of each replica")
             return None
         folder = await self._unpacked(revision.code_hash)
-        wanted = environment_of(revision)
-        wanted = dataclasses.replace(wanted, context=folder / (wanted.context or "."))
+        wanted = EnvironmentSpec.of(Manifest.model_validate(revision.manifest), folder)
         async with contextlib.aclosing(self._environments.build(wanted)) as steps:
             async for step in steps:
                 if isinstance(step, Built):
@@ -90,7 +88,8 @@ class Staging:
         manifest = Manifest.model_validate(revision.manifest)
         options = {**manifest.replica_options, **app.scaling}
         built = await self.build(revision, on_line)
-        self._prepared[revision.id] = environment_of(revision)
+        # Relative to the bundle's folder, wherever the replica's machine unpacks it.
+        self._prepared[revision.id] = EnvironmentSpec.of(manifest, Path())
         key, credential = await self._server.keys.create(
             owner=app.owner, scopes=[Scope.API], description=f"replica {id} of {app.name}"
         )
@@ -158,17 +157,6 @@ class Staging:
             if keeps:
                 archive.seek(0)
                 await self._blobs.put(_key(code_hash), _chunks(archive), max_bytes=limit)
-
-
-def environment_of(revision: Revision) -> EnvironmentSpec:
-    """What a revision asks for; its context is a folder of the bundle."""
-    manifest = Manifest.model_validate(revision.manifest)
-    return EnvironmentSpec(
-        requirements=[list(layer) for layer in manifest.requirements],
-        python_version=manifest.python_version,
-        context=Path(manifest.requirements_context),
-        compile_bytecode=bool(manifest.options.get("compile_bytecode")),
-    )
 
 
 def _key(code_hash: str) -> str:

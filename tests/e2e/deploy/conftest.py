@@ -126,6 +126,16 @@ class Installation:
         return found
 
 
+def result_of(submitted: dict[str, Any]) -> dict[str, Any]:
+    """The result of a queued request, when it is there."""
+    with httpx.stream("GET", f"{submitted['status_url']}/stream", trust_env=False) as events:
+        for _ in events.iter_lines():
+            pass
+    answer = httpx.get(submitted["response_url"], trust_env=False)
+    found: dict[str, Any] = answer.raise_for_status().json()
+    return found
+
+
 def _quiet() -> dict[str, str]:
     import os
 

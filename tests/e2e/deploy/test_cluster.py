@@ -4,14 +4,13 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
 import pytest
 from ray_machines import Cluster, three_machines
 
-from .conftest import Installation, Project
+from .conftest import Installation, Project, result_of
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -56,17 +55,6 @@ def installation(cluster: Cluster, tmp_path: Path) -> Iterator[Installation]:
     installation.program.end(signal.SIGINT)
 
 
-def result(submitted: dict[str, Any]) -> dict[str, Any]:
-    with httpx.stream(
-        "GET", f"{submitted['status_url']}/stream", trust_env=False, timeout=60
-    ) as events:
-        for _ in events.iter_lines():
-            pass
-    answer = httpx.get(submitted["response_url"], trust_env=False)
-    found: dict[str, Any] = answer.raise_for_status().json()
-    return found
-
-
 def test_a_machine_is_lost_under_load_and_no_request_with_it(
     cluster: Cluster, installation: Installation, project: Project
 ) -> None:
@@ -87,7 +75,7 @@ def test_a_machine_is_lost_under_load_and_no_request_with_it(
     daemons = {node.all_processes["raylet"][0].process.pid: node for node in cluster.worker_nodes}
     lost = next(raylet for raylet in raylets if raylet in daemons)
     cluster.remove_node(daemons[lost], allow_graceful=False)
-    results = [result(each) for each in submitted]
+    results = [result_of(each) for each in submitted]
     assert [each["number"] for each in results] == list(range(60))
     assert not psutil.pid_exists(lost)
     # Another machine has taken the place of the lost one.

@@ -9,7 +9,7 @@ import httpx
 import psutil
 import pytest
 
-from .conftest import Installation, Project
+from .conftest import Installation, Project, result_of
 
 
 @pytest.fixture
@@ -25,18 +25,6 @@ def submit(installation: Installation, **body: object) -> dict[str, str]:
     return submitted
 
 
-def result(submitted: dict[str, str]) -> dict[str, object]:
-    """The result of a request, when it is there."""
-    with httpx.stream(
-        "GET", f"{submitted['status_url']}/stream", trust_env=False, timeout=60
-    ) as events:
-        for _ in events.iter_lines():
-            pass
-    answer = httpx.get(submitted["response_url"], trust_env=False)
-    found: dict[str, object] = answer.raise_for_status().json()
-    return found
-
-
 def test_a_killed_server_is_followed_by_one_that_goes_on_with_its_replicas(
     installation: Installation, project: Project
 ) -> None:
@@ -46,7 +34,7 @@ def test_a_killed_server_is_followed_by_one_that_goes_on_with_its_replicas(
     submitted = [submit(installation, seconds=0.2) for _ in range(10)]
     installation.program.end(signal.SIGKILL)
     installation.start_again()
-    assert [result(each)["pid"] for each in submitted] == [before] * 10
+    assert [result_of(each)["pid"] for each in submitted] == [before] * 10
     assert installation.call()["pid"] == before
     assert installation.json("apps", "list-rev", "greeter")[0]["is_current"]
 
@@ -65,7 +53,7 @@ def test_a_server_that_is_asked_to_end_answers_what_it_works_on_first(
         assert installation.program.end(signal.SIGTERM) == 0
         assert long_call.result()["pid"] == before
     installation.start_again()
-    assert result(queued)["pid"] == before
+    assert result_of(queued)["pid"] == before
     assert installation.call()["pid"] == before
 
 

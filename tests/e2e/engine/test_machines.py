@@ -123,12 +123,13 @@ async def test_every_rank_leaves_at_the_same_step(
     pair: DistributedRunner, gate: Any, step: int
 ) -> None:
     before = await pids(pair)
-    payload = {"do": "steps", "count": 12, "hold_at": step, "fifo": gate.path}
+    payload = {"do": "steps", "count": 10**6, "hold_at": step, "fifo": gate.path}
     async with contextlib.aclosing(pair.stream(payload)) as stream:
         await has_begun(stream, step)
     await gate.open()
+    # The word goes over the network, while the ranks go on.
     left = await pair.invoke({"do": "left_at"})
-    assert left in ([step, step], [step + 1, step + 1])
+    assert left[0] == left[1] >= step
     assert await pids(pair) == before
 
 

@@ -184,7 +184,7 @@ def test_a_stream_that_is_left_early_ends_the_work(client: Any) -> None:
     assert [event.step for event in itertools.islice(events, 2)] == [0, 1]
     events.close()
     for _ in range(4):  # as many as run at once: none of the slots is taken
-        assert client.run(APP, {"number": 1}, start_timeout=5) == {"double": 2}
+        assert client.run(APP, {"number": 1}, start_timeout=30) == {"double": 2}
 
 
 def test_cancel_stops_the_work(client: Any, tmp_path: Path) -> None:
