@@ -14,13 +14,13 @@ import asyncio, sys, uvloop
 from pathlib import Path
 from polyrank.app import projects
 from polyrank.cli.platform import Platform, arguments_for
-from polyrank.cli.run import ended_by_signals
+from polyrank.cli.signals import ended_by_signals
 
 async def main():
     database, app, port = sys.argv[1:]
     arguments = arguments_for(projects.find(app, Path.cwd()))
     platform = Platform(arguments, "127.0.0.1", int(port), database_url=database)
-    with ended_by_signals(platform):
+    with ended_by_signals(lambda _: platform.end()):
         async with platform.running():
             print("serving", flush=True)
             await platform.ended.wait()

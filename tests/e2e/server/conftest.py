@@ -19,7 +19,7 @@ import asyncio, signal, sys, uvloop
 from pathlib import Path
 from polyrank.app import projects
 from polyrank.cli.platform import Platform, arguments_for
-from polyrank.cli.run import ended_by_signals
+from polyrank.cli.signals import ended_by_signals
 from polyrank.reports import Ready
 
 async def main():
@@ -33,7 +33,7 @@ async def main():
             print("replica", platform.replica_pid, flush=True)
 
     platform.listeners.append(on_report)
-    with ended_by_signals(platform):
+    with ended_by_signals(lambda _: platform.end()):
         async with platform.running():
             print("serving on", platform.url, flush=True)
             await platform.ended.wait()
