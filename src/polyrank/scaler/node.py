@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import io
 import json
+import logging
 import os
 import shutil
 import sys
@@ -18,10 +19,14 @@ from pathlib import Path
 
 from polyrank.deploy import bundle
 from polyrank.deploy.files import BundleFile, Selection
+from polyrank.errors import PolyrankError
 from polyrank.scaler.environments import Built, Environments, EnvironmentSpec
 from polyrank.scaler.launch.base import ReplicaSpec
 from polyrank.scaler.launch.local import LONGEST_LINE, Keeping, LocalHandle, LocalLauncher, dial
 from polyrank.scaler.mirror import Piece, pieces
+from polyrank.scaler.uses import Uses
+
+log = logging.getLogger("polyrank.scaler")
 
 # Without its node, a replica is soon ended: no server can find it.
 LINGER_S = 5.0
@@ -43,6 +48,11 @@ class Node:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._bundles = folder / "bundles"
+        self._environments = Environments(folder / "environments")
+        self._uses = Uses(folder / "uses")
+        self._id = ""
+        self._sweeping: asyncio.Task[None] | None = None
         self._launcher: LocalLauncher
         self._replica: Path
         self._started = asyncio.Event()
@@ -55,34 +65,39 @@ class Node:
         tell: Callable[[str], None],
     ) -> LocalHandle:
         """The replica, followed as any other. ``tell`` learns what is waited for meanwhile."""
-        code = self._folder / "bundles" / package.code_hash
+        self._id, code_hash = spec.id, package.code_hash
+        code = self._bundles / code_hash
+        async with self._uses.changes():
+            self._uses.note(spec.id, code_hash)
         if not code.is_dir():
             tell("fetching the app's files")
             data = await fetch()
-            await asyncio.to_thread(bundle.unpack, io.BytesIO(data), code.parent, package.code_hash)
-        python = await self._python(package.environment, code, tell)
+            await asyncio.to_thread(bundle.unpack, io.BytesIO(data), code.parent, code_hash)
+        python = sys.executable
+        if package.environment is not None:
+            built = await self._build(package.environment, code, tell)
+            python = str(built.python)
+            async with self._uses.changes():
+                self._uses.note(spec.id, code_hash, built.key)
         # A launcher wants a folder to itself.
         own = self._folder / "replicas" / spec.id
         self._launcher = LocalLauncher(own, Keeping(linger_s=LINGER_S))
         self._replica = own / spec.id
         handle = await self._launcher.start(replace(spec, folder=code, python=python))
         self._started.set()
+        self._sweeping = asyncio.create_task(self._sweep(), name="node-sweep")
         return handle
 
-    async def _python(
-        self, wanted: EnvironmentSpec | None, code: Path, tell: Callable[[str], None]
-    ) -> str:
-        if wanted is None:
-            return sys.executable
+    async def _build(
+        self, wanted: EnvironmentSpec, code: Path, tell: Callable[[str], None]
+    ) -> Built:
         tell("building the app's environment")
-        environments = Environments(self._folder / "environments")
-        python = sys.executable
-        async for line in environments.build(
-            replace(wanted, context=code / (wanted.context or "."))
-        ):
-            if isinstance(line, Built):
-                python = str(line.python)
-        return python
+        wanted = replace(wanted, context=code / (wanted.context or "."))
+        async with contextlib.aclosing(self._environments.build(wanted)) as steps:
+            async for step in steps:
+                if isinstance(step, Built):
+                    return step
+        raise AssertionError("a build ends with what it has built")
 
     async def log(self, position: int) -> AsyncIterator[Piece]:
         """The replica's log from ``position`` on, until the replica has ended."""
@@ -105,8 +120,27 @@ class Node:
 
     async def leave(self) -> None:
         """Deletes what the replica has left; files and environments stay for the next one."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            await asyncio.wait([self._sweeping])
+        self._uses.forget(self._id)
         if self._started.is_set():
             await asyncio.to_thread(shutil.rmtree, self._replica.parent, ignore_errors=True)
+
+    async def _sweep(self) -> None:
+        """Deletes what no replica of this machine uses: files that are an hour old, environments
+        but for the last few, and what replicas have left whose node was lost."""
+        try:
+            async with self._uses.changes():
+                uses = self._uses.all()
+                names = set().union(*uses.values())
+                await asyncio.to_thread(bundle.sweep, self._bundles, names)
+                await self._environments.sweep(names)
+                for folder in (self._folder / "replicas").glob("*"):
+                    if folder.name not in uses:
+                        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        except (OSError, PolyrankError) as error:
+            log.warning("what is not used in %s could not be removed: %s", self._folder, error)
 
 
 async def _has_grown(reader: asyncio.StreamReader) -> bool:
