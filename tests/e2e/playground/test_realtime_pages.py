@@ -58,6 +58,26 @@ def test_each_change_is_sent_and_each_picture_shown(open_endpoint) -> None:
     expect(page.get_by_role("button", name="Connect")).to_be_enabled()
 
 
+def test_a_change_while_connecting_is_what_is_sent(open_endpoint) -> None:
+    page = open_endpoint("/paint")
+    words = page.evaluate(
+        """async () => {
+            const { Session } = await import("/static/session.js");
+            const endpoint = { path: "/paint", kind: "realtime", mode: "unary" };
+            const session = new Session("local/realtime-page-app", endpoint, { words: "early" });
+            const first = new Promise((resolve) => {
+                session.addEventListener("change", () => session.result && resolve(session.result));
+            });
+            session.start();
+            session.send({ words: "late" });
+            const { words } = await first;
+            session.cancel();
+            return words;
+        }"""
+    )
+    assert words == "late"
+
+
 def test_many_inputs_are_sent_by_hand_and_ended(open_endpoint) -> None:
     page = open_endpoint("/sum")
     page.get_by_role("button", name="Connect").click()

@@ -107,7 +107,8 @@ export class Session extends EventTarget {
       this.socket.onopen = () => {
         this.state = "connected";
         this.startedAt = Date.now();
-        this.send(this.input);
+        this.waiting ??= { input: this.input }; // unless it has changed while connecting
+        this.flush();
         this.change();
       };
       this.socket.onmessage = ({ data }) => this.take(data);
