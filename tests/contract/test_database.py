@@ -114,6 +114,26 @@ def test_what_was_accepted_survives_a_kill(url: str) -> None:
     assert set(accepted) <= kept
 
 
+async def test_connections_that_postgres_has_ended_are_made_anew(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    await database.write(lambda c: c.execute(sa.text("CREATE TABLE notes (word text)")).rowcount)
+    add = sa.text("INSERT INTO notes VALUES ('kept')")
+    for _ in range(8):  # so that each writer has a connection
+        await database.write(lambda c: c.execute(add).rowcount)
+    others = sa.text(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    engine = sa.create_engine(database.url)
+    with engine.connect() as connection:
+        assert len(connection.scalars(others).all()) > 1
+    engine.dispose()
+    await asyncio.gather(*(database.write(lambda c: c.execute(add).rowcount) for _ in range(8)))
+    count = sa.text("SELECT count(*) FROM notes")
+    assert await database.read(lambda c: c.scalar(count)) == 16
+    database.close()
+
+
 def test_a_database_that_cannot_be_used_is_a_clear_error(tmp_path) -> None:
     with pytest.raises(StoreUnavailable, match="neither SQLite nor Postgres"):
         Database("mysql://localhost/polyrank")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from polyrank.errors import InvalidInput
+from polyrank.errors import InvalidInput, StoreUnavailable
 from polyrank.gateway.callers import BadKey, Callers
 from polyrank.gateway.tokens import Tokens
 from polyrank.store.database import Database
@@ -105,6 +105,21 @@ async def test_a_revoked_key_is_refused_by_every_server_within_a_second(
     for server in servers:
         with pytest.raises(BadKey, match="has been revoked"):
             await server.identify(REMOTE, headers)
+
+
+async def test_a_known_key_is_good_for_a_minute_without_the_database(
+    database: Database, clock: Any
+) -> None:
+    server = Callers(Keys(database), Tokens(b"-" * 32), clock=clock)
+    key, credential = await Keys(database).create(owner="ann", scopes=[Scope.API])
+    headers = {b"authorization": f"Key {credential}".encode()}
+    assert (await server.identify(REMOTE, headers)).key_id == key.id
+    database.close()
+    clock.now += 60.0
+    assert (await server.identify(REMOTE, headers)).key_id == key.id
+    clock.now += 1.5
+    with pytest.raises(StoreUnavailable):
+        await server.identify(REMOTE, headers)
 
 
 def test_servers_of_one_database_sign_with_one_key(

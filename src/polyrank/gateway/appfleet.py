@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from polyrank import reports
 from polyrank.errors import PolyrankError, StoreUnavailable
 from polyrank.gateway.hosting import HostedApp
+from polyrank.gateway.storing import PAUSE_S, stored
 from polyrank.gateway.terms import Terms
 from polyrank.scaler.gpus import Inventory, Lease, Wanted
 from polyrank.scaler.health import HealthWatch
@@ -30,8 +31,6 @@ SETTLE_S = 0.05
 # How long a replica that is to end may work on what it has begun, unless its requests have a limit.
 DRAIN_S = 3600.0
 KEPT_LINES = 20
-# How long to leave a database alone that has just failed.
-STORE_PAUSE_S = 1.0
 ASLEEP = "asleep: the next request starts a replica"
 
 
@@ -95,7 +94,7 @@ class Ground:
     launcher: Launcher
     inventory: Inventory
     prepare: Callable[[Revision, Lease, Callable[[str], None]], Awaitable[ReplicaSpec]]
-    forget: Callable[[Kept], Awaitable[None]]
+    forget: Callable[[str], Awaitable[None]]
     add_line: Callable[[reports.Line | reports.End], None]
     logs: Logs
     # A place is wanted, or is free again: other apps may give one back, or take it.
@@ -264,7 +263,7 @@ class AppFleet:
             return decide(self.scaling, await self._see())
         except StoreUnavailable as error:
             log.error("%s; trying again", error)
-            return Decision(0, (), time.time() + STORE_PAUSE_S, self.why)
+            return Decision(0, (), time.time() + PAUSE_S, self.why)
 
     async def _see(self) -> Seen:
         waiting = self.hosted.replicas.waiting()
@@ -330,6 +329,8 @@ class AppFleet:
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             log.exception("%s: replica %s", self.hosted.name, kept.id)
+            if kept.handle is not None:
+                kept.handle.kill()  # nobody follows it any more
         finally:
             if not self._is_leaving:
                 await self._note_end(kept, reason)
@@ -343,12 +344,13 @@ class AppFleet:
         kept.lease = lease = await ground.inventory.lease(
             kept.wanted, kept.id, ahead=kept.is_candidate
         )
-        await ground.apps.add_replica(
-            ReplicaRow(kept.id, hosted.name, kept.revision.id, ground.server, lease.gpus)
-        )
+        row = ReplicaRow(kept.id, hosted.name, kept.revision.id, ground.server, lease.gpus)
+        await stored(lambda: ground.apps.add_replica(row), f"replica {kept.id}")
         kept.enter(ReplicaState.BUILDING)
         hosted.is_starting(kept.id, "building its environment")
-        spec = await ground.prepare(kept.revision, lease, kept.lines.append)
+        spec = await stored(
+            lambda: ground.prepare(kept.revision, lease, kept.lines.append), f"replica {kept.id}"
+        )
         kept.enter(ReplicaState.SETUP)
         hosted.is_starting(kept.id)
         kept.handle = await ground.launcher.start(spec)
@@ -381,7 +383,8 @@ class AppFleet:
             self.admit(kept, report)
         if not kept.ready.done():
             kept.ready.set_result(report)
-        await self._ground.apps.update_replica(kept.id, ready_at=kept.ready_at)
+        with contextlib.suppress(StoreUnavailable):  # it is noted at the replica's end, too
+            await self._ground.apps.update_replica(kept.id, ready_at=kept.ready_at)
 
     def admit(self, kept: Kept, report: reports.Ready) -> None:
         """Gives the replica requests from now on."""
@@ -451,11 +454,19 @@ class AppFleet:
         self.hosted.is_gone(kept.id, why, pause_s)
         self.look()
         try:
-            await self._ground.apps.update_replica(kept.id, ended_at=now, reason=reason)
-            await self._ground.forget(kept)
+            await self._record_end(kept, now, reason)
+        except StoreUnavailable:
+            kept.ended.set()  # nobody waits for a database that is away
+            await stored(lambda: self._record_end(kept, now, reason), f"the end of {kept.id}")
         finally:
             kept.enter(ReplicaState.TERMINATED)
             kept.ended.set()
+
+    async def _record_end(self, kept: Kept, now: float, reason: str) -> None:
+        await self._ground.apps.update_replica(
+            kept.id, ready_at=kept.ready_at, ended_at=now, reason=reason
+        )
+        await self._ground.forget(kept.id)
 
 
 def _seen(future: asyncio.Future[reports.Ready]) -> None:

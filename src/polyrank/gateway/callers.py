@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 
 from starlette.requests import HTTPConnection
 
-from polyrank.errors import PolyrankError
+from polyrank.errors import PolyrankError, StoreUnavailable
 from polyrank.gateway.tokens import Tokens
 from polyrank.store.keys import KEY_ID, Key, Keys, Rate, Scope
 
 # How long what the store said of a key is believed: a revoked one is refused after that time.
 BELIEVED_S = 1.0
+# The same while the store cannot be asked: calls that need no store go on.
+BELIEVED_WITHOUT_STORE_S = 60.0
 MAX_KNOWN = 10_000
 LOCAL_OWNER = "local"
 EVERYTHING = frozenset(Scope)
@@ -86,7 +88,7 @@ def require(connection: HTTPConnection, scope: Scope) -> Caller:
 
 class Callers:
     """Finds out who calls. What the store says of a key is believed for a second, so that a
-    busy caller costs one look into it a second."""
+    busy caller costs one look into it a second; and while the store is away, for a minute."""
 
     def __init__(
         self,
@@ -153,7 +155,12 @@ class Callers:
         known = self._known.get(id)
         if known is not None and now < known[0]:
             return known[1]
-        key = await self._keys.get(id)
+        try:
+            key = await self._keys.get(id)
+        except StoreUnavailable:
+            if known is None or now > known[0] + BELIEVED_WITHOUT_STORE_S:
+                raise
+            return known[1]
         if len(self._known) >= MAX_KNOWN:
             self._known.clear()  # of strangers' guesses, surely
         # From before it was asked: a key revoked meanwhile is not believed any longer for it.

@@ -16,6 +16,7 @@ from polyrank.gateway.hosting import HostedApp
 from polyrank.gateway.notices import FLEET, Notices
 from polyrank.gateway.progress import Progress
 from polyrank.gateway.replicas import Slot
+from polyrank.gateway.storing import PAUSE_S, stored
 from polyrank.gateway.upstream import Exchange
 from polyrank.reports import QUEUED_HEADER, Line
 from polyrank.store.requests import CANCELLED, Answer, Lease, Requests
@@ -26,8 +27,6 @@ LEASE_S = 15.0
 RENEW_EVERY_S = 5.0
 # In one transaction: a commit costs the same for one lease and for many.
 MOST_LEASES = 64
-# How long to leave a database alone that has just failed.
-STORE_PAUSE_S = 1.0
 # What the last lines of a log get to arrive behind the answer.
 LOG_S = 1.0
 MAX_ANSWER_BYTES = 256 * 2**20
@@ -159,7 +158,7 @@ class Dispatcher:
             )
         except StoreUnavailable as error:
             log.error("%s; trying again", error)
-            asyncio.get_running_loop().call_later(STORE_PAUSE_S, self._work.set)
+            asyncio.get_running_loop().call_later(PAUSE_S, self._work.set)
             return []
 
     def _begin(self, tasks: asyncio.TaskGroup, leased: Lease, slot: Slot) -> None:
@@ -174,9 +173,14 @@ class Dispatcher:
 
     async def _expire(self) -> None:
         """Waits for the next deadline, end of a lease or end of a pause, and acts on it."""
+        was_away = False
         while True:
             self._due.forget()
             try:
+                if was_away:
+                    # The leases of what runs here are over, for want of a database to renew them.
+                    await self.look_for_cancels()
+                    was_away = False
                 for id in await self._requests.expire():
                     self._notices.publish(id)
                 due = await self._requests.next_due()
@@ -187,7 +191,8 @@ class Dispatcher:
                 self._app.on_demand()
             except StoreUnavailable as error:
                 log.error("%s; trying again", error)
-                self._due.note(time.time() + STORE_PAUSE_S)
+                was_away = True
+                self._due.note(time.time() + PAUSE_S)
             await self._due.wait(self._patience_s)
 
     async def _serve(self, leased: Lease, progress: Progress, slot: Slot) -> None:
@@ -206,12 +211,15 @@ class Dispatcher:
                 )
                 self.note_change(wait_s)
             else:
-                await self._requests.finish(leased.id, leased.attempt, answer)
+                await stored(
+                    lambda: self._requests.finish(leased.id, leased.attempt, answer),
+                    f"the answer of {leased.id}",
+                )
             if answer.status_code < 400:
                 self._app.note_duration(time.monotonic() - begun)
         except StoreUnavailable as error:
             # The lease runs out, and the request is run again.
-            log.error("the answer of %s could not be kept: %s", leased.id, error)
+            log.error("%s could not be put back: %s", leased.id, error)
         finally:
             del self._running[leased.id]
             if not self._running:

@@ -17,7 +17,7 @@ from prometheus_client import Metric
 
 from polyrank import reports
 from polyrank.deploy.manifest import Manifest
-from polyrank.errors import InvalidInput, PolyrankError
+from polyrank.errors import InvalidInput, PolyrankError, StoreUnavailable
 from polyrank.gateway import families
 from polyrank.gateway.appfleet import AppFleet, Ground, Kept
 from polyrank.gateway.deployment import Deployment, DeploymentFailed
@@ -25,6 +25,7 @@ from polyrank.gateway.notices import FLEET
 from polyrank.gateway.rollout import Rollout, Strategy
 from polyrank.gateway.server import Server
 from polyrank.gateway.staging import Staging
+from polyrank.gateway.storing import stored
 from polyrank.gateway.terms import Terms
 from polyrank.scaler.gpus import Device, Inventory, LeaseConflict, Wanted
 from polyrank.scaler.launch.base import Handle, Launcher
@@ -37,6 +38,7 @@ log = logging.getLogger("polyrank.gateway")
 REMEMBERED_S = 3600.0
 # How often bundles, environments and old rows are looked through.
 SWEEP_EVERY_S = 3600.0
+LOST = "it ended while nobody was there to note it"
 # Options that a deployment sets anew even where `apps scale` has set them.
 RESET_BY_DEPLOY = frozenset({"max_multiplexing", "startup_timeout", "machine_type"})
 
@@ -95,6 +97,7 @@ class Fleet:
             for handle in left:
                 log.warning("ending replica %s, which is not served any more", handle.spec.id)
                 self._tasks.create_task(handle.terminate())
+            await self._end_lost()
             self._server.apps.settle()
             sweeping = self._tasks.create_task(self._sweep())
             try:
@@ -308,16 +311,24 @@ class Fleet:
                 await self._bring(deployment, strategy)
             except PolyrankError as error:
                 log.error("deployment of %s failed: %s", revision.app, error)
-                await self.apps.note_failed(revision.id, error.message)
-                deployment.fail(error)
+                await self._note_failed(deployment, error)
             except asyncio.CancelledError:
                 deployment.fail(DeploymentFailed("the server is ending"))
                 raise
             except Exception as error:
                 log.exception("deployment of %s failed", revision.app)
                 failure = DeploymentFailed(f"{type(error).__name__}: {error}")
-                await self.apps.note_failed(revision.id, failure.message)
-                deployment.fail(failure)
+                await self._note_failed(deployment, failure)
+
+    async def _note_failed(self, deployment: Deployment, why: PolyrankError) -> None:
+        id = deployment.revision.id
+        try:
+            await self.apps.note_failed(id, why.message)
+        except StoreUnavailable:
+            deployment.fail(why)  # whoever follows it is told now
+            await stored(lambda: self.apps.note_failed(id, why.message), f"the failure of {id}")
+        else:
+            deployment.fail(why)
 
     async def _bring(self, deployment: Deployment, strategy: Strategy) -> None:
         revision = deployment.revision
@@ -366,9 +377,18 @@ class Fleet:
             except PolyrankError as error:
                 log.error("what is not needed any more could not be removed: %s", error)
 
-    async def _forget(self, kept: Kept) -> None:
+    async def _end_lost(self) -> None:
+        """Replicas that ended while no server of ours was there, or no database, have ended."""
+        rows = await self.apps.replicas(since=time.time())
+        running = {kept.id for fleet in self for kept in fleet}
+        for row in rows:
+            if row.server == self._ground.server and row.id not in running and not row.ended_at:
+                await self.apps.update_replica(row.id, ended_at=time.time(), reason=LOST)
+                await self._forget(row.id)
+
+    async def _forget(self, replica: str) -> None:
         """A replica has ended: its key is good no more."""
-        row = await self.apps.replica(kept.id)
+        row = await self.apps.replica(replica)
         if row is not None and row.key_id is not None:
             await self._server.keys.revoke(row.key_id)
 

@@ -21,6 +21,7 @@ from sqlalchemy import RowMapping
 
 from polyrank.errors import StoreUnavailable
 from polyrank.gateway.signatures import Signer
+from polyrank.gateway.storing import PAUSE_S, stored
 from polyrank.store.requests import Requests
 from polyrank.store.webhooks import Delivery, Outcome, Webhooks
 from polyrank.toolkit import addresses
@@ -33,7 +34,6 @@ LEASE_MARGIN_S = 15.0
 AT_ONCE = 64
 # What no notice has announced, such as the rows of another server that died, is found by looking.
 LOOK_EVERY_S = 60.0
-STORE_PAUSE_S = 1.0
 PORTS = {"http": 80, "https": 443}
 
 
@@ -94,7 +94,7 @@ class Deliveries:
                     due = await self._webhooks.next_due()
                 except StoreUnavailable as error:
                     log.error("%s; trying again", error)
-                    took, due = False, self._clock() + STORE_PAUSE_S
+                    took, due = False, self._clock() + PAUSE_S
                 if not took:
                     await self._wait_until(due)
 
@@ -124,12 +124,15 @@ class Deliveries:
             if row is None:  # its time to live is over
                 return
             outcome = await self._try(delivery, row)
-            await self._webhooks.finish(delivery, outcome)
+            await stored(
+                lambda: self._webhooks.finish(delivery, outcome),
+                f"the webhook of {delivery.request_id}",
+            )
             if outcome.retry_at is not None:
                 self.wake()
         except StoreUnavailable as error:
             # The lease runs out, and the try is made again.
-            log.error("the webhook of %s could not be kept: %s", delivery.request_id, error)
+            log.error("the webhook of %s was not sent: %s", delivery.request_id, error)
         finally:
             self._free.release()
 

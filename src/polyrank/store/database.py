@@ -31,6 +31,7 @@ READERS = 4
 # Writes in one transaction: enough to hide the cost of a commit, few enough to wait for.
 MAX_GROUP = 256
 BUSY_TIMEOUT_S = 30
+CONNECT_TIMEOUT_S = 5
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ class Database:
             )
         if self.dialect == "postgresql":
             self.url = self.url.set(drivername="postgresql+psycopg")
+            if "connect_timeout" not in self.url.query:
+                self.url = self.url.update_query_dict({"connect_timeout": str(CONNECT_TIMEOUT_S)})
         self._lock_file = None
         if self.dialect == "sqlite":
             path = self._make_file()
@@ -99,7 +102,9 @@ class Database:
         return done
 
     async def read(self, work: Callable[[Connection], T]) -> T:
-        """Runs ``work`` on one consistent view of the database."""
+        """Runs ``work`` on one consistent view of the database. Raises StoreUnavailable."""
+        if self._closed:
+            raise StoreUnavailable("the database is closed")
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, work)
 
     def close(self) -> None:
@@ -152,20 +157,23 @@ class Database:
     def _keep_writing(self) -> None:
         connection: Connection | None = None
         while group := self._next_group():
-            try:
-                if connection is None:
-                    connection = self.engine.connect().execution_options(polyrank_writes=True)
-                self._commit(connection, group)
-            except Exception as error:
-                # The transaction is gone, and perhaps the connection: begin again with a new one.
-                if connection is not None:
-                    connection.invalidate()
-                    connection.close()
-                    connection = None
-                failure = _unavailable(error) if isinstance(error, DBAPIError) else error
-                for write in group:
-                    if not write.done.done():
-                        write.done.set_exception(failure)
+            group = [write for write in group if write.done.set_running_or_notify_cancel()]
+            # A connection from before may be dead: the database was started again, say.
+            for is_last_try in (False, True) if connection is not None else (True,):
+                try:
+                    if connection is None:
+                        connection = self.engine.connect().execution_options(polyrank_writes=True)
+                    self._commit(connection, group)
+                    break
+                except Exception as error:
+                    # The transaction is gone, and perhaps the connection.
+                    if connection is not None:
+                        connection.invalidate()
+                        connection.close()
+                        connection = None
+                    if is_last_try or not isinstance(error, _NothingWritten):
+                        _fail(group, error)
+                        break
         if connection is not None:
             connection.close()
 
@@ -188,15 +196,17 @@ class Database:
 
     def _commit(self, connection: Connection, group: list[_Write]) -> None:
         """One transaction for all writes. If one of them fails, nothing of it is kept, and they
-        are run again, each behind a savepoint: savepoints cost as much as small writes do."""
-        group = [write for write in group if write.done.set_running_or_notify_cancel()]
+        are run again, each behind a savepoint: savepoints cost as much as small writes do.
+
+        Raises _NothingWritten if the connection is lost before the transaction was to be committed.
+        """
         results: list[Any] | None = None
         with connection.begin() as transaction:
             try:
                 results = [write.work(connection) for write in group]
             except Exception as error:
                 if isinstance(error, DBAPIError) and error.connection_invalidated:
-                    raise
+                    raise _NothingWritten from error
                 transaction.rollback()
         if results is None:
             return self._commit_apart(connection, group)
@@ -219,6 +229,18 @@ class Database:
                 write.done.set_result(result)
             else:
                 write.done.set_exception(failure)
+
+
+class _NothingWritten(Exception):
+    """The connection was lost before anything could be committed."""
+
+
+def _fail(group: list[_Write], error: Exception) -> None:
+    cause = error.__cause__ if isinstance(error, _NothingWritten) else error
+    failure = _unavailable(cause) if isinstance(cause, DBAPIError) else cause
+    for write in group:
+        if not write.done.done():
+            write.done.set_exception(failure)
 
 
 def _take(path: Path) -> int:
