@@ -49,6 +49,11 @@ def error_answer(error: Exception, request_id: str | None = None) -> JSONRespons
     return JSONResponse(body, error.status, headers)
 
 
+def unexpected(error: Exception) -> PolyrankError:
+    """What callers are told of an error that should not be; the server's log has all of it."""
+    return PolyrankError(f"the server failed: {type(error).__name__}: {error}; its log says where")
+
+
 def routing_answer(request: Request, error: HTTPException) -> JSONResponse:
     """The answer to a request for which there is no route."""
     detail, headers = error.detail, dict(error.headers or {})

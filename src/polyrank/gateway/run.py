@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import time
 from collections.abc import Coroutine
@@ -19,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from polyrank.errors import PolyrankError, ReplicaUnreachable, RequestTimeout
 from polyrank.gateway.addresses import app_url, for_the_app, place
-from polyrank.gateway.answers import error_answer, read_whole, start_limit
+from polyrank.gateway.answers import error_answer, read_whole, start_limit, unexpected
 from polyrank.gateway.filing import Filing
 from polyrank.gateway.hosting import HostedApp, ReplicaDown
 from polyrank.gateway.registry import Registry
@@ -27,6 +28,8 @@ from polyrank.gateway.replicas import Slot
 from polyrank.gateway.upstream import HOP_BY_HOP, Exchange, RawHeaders
 
 T = TypeVar("T")
+
+log = logging.getLogger("polyrank.gateway")
 
 DOCUMENT = "/openapi.json"
 # What only asks, and takes no slot from those who work.
@@ -71,6 +74,9 @@ class RunFace:
         except asyncio.CancelledError:
             if gone is None or not gone.done():
                 raise
+        except Exception as error:
+            log.exception("a call of %s failed", scope["path"])
+            await call.fail(unexpected(error))
         finally:
             if gone is not None:
                 gone.cancel()

@@ -20,7 +20,7 @@ from polyrank.errors import PolyrankError, StoreUnavailable
 from polyrank.gateway import gate, pages, signatures, tokens
 from polyrank.gateway.accounts import Accounts
 from polyrank.gateway.addresses import Target, find_target
-from polyrank.gateway.answers import error_answer, routing_answer
+from polyrank.gateway.answers import error_answer, routing_answer, unexpected
 from polyrank.gateway.bounds import Bounds
 from polyrank.gateway.callers import Callers
 from polyrank.gateway.cors import open_to_browsers
@@ -241,11 +241,18 @@ def build(server: Server, deploying: Sequence[BaseRoute] = ()) -> ASGIApp:
     async def on_error(_: Request, error: Exception) -> Response:
         return error_answer(error)
 
+    async def on_unexpected(_: Request, error: Exception) -> Response:
+        return error_answer(unexpected(error))
+
     async def on_http_exception(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         return routing_answer(request, error)
 
-    handlers = {PolyrankError: on_error, HTTPException: on_http_exception}
+    handlers = {
+        PolyrankError: on_error,
+        HTTPException: on_http_exception,
+        Exception: on_unexpected,
+    }
 
     def pages_of(routes: list[BaseRoute]) -> ASGIApp:
         return Starlette(routes=routes, exception_handlers=handlers)

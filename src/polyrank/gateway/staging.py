@@ -12,7 +12,7 @@ from typing import IO
 
 from polyrank.deploy import bundle
 from polyrank.deploy.manifest import Manifest
-from polyrank.errors import UploadTooLarge
+from polyrank.errors import FilesUnavailable, UploadTooLarge
 from polyrank.gateway.belongings import Belongings
 from polyrank.gateway.server import Server
 from polyrank.scaler.environments import Built, Environments, EnvironmentSpec
@@ -143,6 +143,14 @@ class Staging:
         return folder
 
     async def _unpack(self, code_hash: str, chunks: AsyncIterator[bytes], *, keeps: bool) -> None:
+        try:
+            await self._take_in(code_hash, chunks, keeps=keeps)
+        except OSError as error:
+            raise FilesUnavailable(
+                f"the bundle cannot be kept in {self._bundles}: {error}"
+            ) from error
+
+    async def _take_in(self, code_hash: str, chunks: AsyncIterator[bytes], *, keeps: bool) -> None:
         limit = self._limits.max_bytes
         self._bundles.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryFile(dir=self._bundles) as archive:

@@ -22,9 +22,16 @@ async def stored(write: Callable[[], Awaitable[T]], what: str) -> T:
 
     A write whose connection broke may have been done: it has to be one that may be done twice.
     """
+    is_late = False
     while True:
         try:
-            return await write()
+            result = await write()
         except StoreUnavailable as error:
-            log.error("%s waits: %s; trying again", what, error)
+            if not is_late:
+                log.error("%s waits for the database: %s", what, error)
+            is_late = True
             await asyncio.sleep(PAUSE_S)
+        else:
+            if is_late:
+                log.warning("%s has been written down", what)
+            return result

@@ -1,5 +1,6 @@
 """``polyrank serve`` and ``polyrank deploy``, as a user types them."""
 
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -117,6 +118,18 @@ def test_a_cold_app_starts_for_its_first_request_and_says_so(
     assert any("starting replica" in each for each in reasons), reasons
     result = httpx.get(status["response_url"], trust_env=False).json()
     assert result["version"] == "cold"
+
+
+def test_a_bundle_that_the_server_has_no_room_for_is_a_clear_error(
+    tmp_path: Path, project: Project
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "bundles").write_text("in the way, as a full disk is")
+    installation = Installation(tmp_path / "data")
+    refused = installation.run("deploy", "app.py", cwd=project.folder)
+    assert refused.returncode == 1
+    assert f"the bundle cannot be kept in {tmp_path / 'data' / 'bundles'}" in refused.stderr
+    installation.program.end(signal.SIGINT)
 
 
 def test_a_replica_that_has_worked_ends_after_its_keep_alive(
