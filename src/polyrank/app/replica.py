@@ -37,7 +37,7 @@ from polyrank.app.server import build
 from polyrank.app.strangers import TokenGuard
 from polyrank.distributed import devices
 from polyrank.errors import AppError, PolyrankError
-from polyrank.serving import HttpProtocol, websocket_options
+from polyrank.serving import HttpProtocol, keep_what_is_loaded, websocket_options
 from polyrank.settings import EngineSettings, StorageSettings
 from polyrank.toolkit import transfer, urls
 from polyrank.toolkit.remote import Storage
@@ -184,6 +184,7 @@ def _serve(args: argparse.Namespace) -> None:
     policy = urls.URLPolicy(
         allowed_networks=settings.allowed_networks, allowed_hosts=settings.allowed_names
     )
+    keep_what_is_loaded()  # and not what setup loads: apps may let go of that
     try:
         downloads = transfer.reporting(loading.note_download)
         with contextlib.suppress(KeyboardInterrupt), urls.use_policy(policy), downloads:
