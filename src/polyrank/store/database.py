@@ -31,7 +31,15 @@ READERS = 4
 # Writes in one transaction: enough to hide the cost of a commit, few enough to wait for.
 MAX_GROUP = 256
 BUSY_TIMEOUT_S = 30
-CONNECT_TIMEOUT_S = 5
+# What libpq is told unless the address says otherwise, in seconds and at the end in milliseconds: a
+# Postgres whose machine or network is gone is noticed within half a minute, and not in two hours.
+PATIENCE = {
+    "connect_timeout": "5",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+}
 
 
 @dataclass(frozen=True)
@@ -67,8 +75,8 @@ class Database:
             )
         if self.dialect == "postgresql":
             self.url = self.url.set(drivername="postgresql+psycopg")
-            if "connect_timeout" not in self.url.query:
-                self.url = self.url.update_query_dict({"connect_timeout": str(CONNECT_TIMEOUT_S)})
+            told = {name: PATIENCE[name] for name in PATIENCE.keys() - self.url.query.keys()}
+            self.url = self.url.update_query_dict(told)
         self._lock_file = None
         if self.dialect == "sqlite":
             path = self._make_file()

@@ -39,6 +39,31 @@ def test_a_killed_server_is_followed_by_one_that_goes_on_with_its_replicas(
     assert installation.json("apps", "list-rev", "greeter")[0]["is_current"]
 
 
+def test_a_replica_that_ended_with_its_server_has_ended_and_its_key_with_it(
+    installation: Installation, project: Project
+) -> None:
+    project.write("gone", "min_concurrency = 1")
+    installation.deploy(project)
+    [replica] = installation.replicas()
+    process = psutil.Process(replica["pid"])
+    installation.program.end(signal.SIGKILL)
+    process.kill()
+    process.wait(10)
+    installation.start_again()
+    [ended] = [
+        each
+        for each in installation.json("runners", "list", "--since", "1h")
+        if each["id"] == replica["id"]
+    ]
+    assert ended["state"] == "terminated"
+    [key] = [
+        each
+        for each in installation.json("keys", "list")
+        if each["description"].startswith(f"replica {replica['id']} ")
+    ]
+    assert key["revoked_at"] is not None
+
+
 def test_a_server_that_is_asked_to_end_answers_what_it_works_on_first(
     installation: Installation, project: Project
 ) -> None:
