@@ -108,7 +108,8 @@ class ReportedStream(io.TextIOBase):
 
     def flush(self) -> None:
         """Flushes the stream."""
-        self._stream.flush()
+        if not self._stream.closed:  # at the end of Python it may be, before this is
+            self._stream.flush()
 
     def fileno(self) -> int:
         """The descriptor of the stream itself."""

@@ -151,7 +151,7 @@ class _FileValues:
         """A connection for one transaction: a rank that is forked inherits none."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with contextlib.closing(sqlite3.connect(self._path, BUSY_TIMEOUT_S)) as connection:
+            with contextlib.closing(sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S)) as connection:
                 connection.execute(
                     "CREATE TABLE IF NOT EXISTS key_values (space TEXT, key TEXT, value TEXT, "
                     "expires_at REAL, PRIMARY KEY (space, key))"
