@@ -151,7 +151,8 @@ class _FileValues:
         """A connection for one transaction: a rank that is forked inherits none."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with contextlib.closing(sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S)) as connection:
+            opened = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S)
+            with contextlib.closing(opened) as connection:
                 connection.execute(
                     "CREATE TABLE IF NOT EXISTS key_values (space TEXT, key TEXT, value TEXT, "
                     "expires_at REAL, PRIMARY KEY (space, key))"
