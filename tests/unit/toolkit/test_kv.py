@@ -1,5 +1,6 @@
 """KVStore where there is no server: values in a file of this machine."""
 
+import contextlib
 import sqlite3
 import subprocess
 import sys
@@ -36,11 +37,12 @@ def test_other_processes_see_them(folder: Path) -> None:
 
 def test_a_value_whose_time_is_over_is_gone(folder: Path) -> None:
     KVStore("cats").set("tom", "1", ttl=60)
-    with sqlite3.connect(folder / "values.db") as connection:
+    with contextlib.closing(sqlite3.connect(folder / "values.db")) as connection:
         connection.execute("UPDATE key_values SET expires_at = expires_at - 60")
+        connection.commit()
     assert KVStore("cats").get("tom") is None
     KVStore("cats").set("max", "2")
-    with sqlite3.connect(folder / "values.db") as connection:
+    with contextlib.closing(sqlite3.connect(folder / "values.db")) as connection:
         assert connection.execute("SELECT count(*) FROM key_values").fetchone() == (1,)
 
 
