@@ -94,6 +94,7 @@ class Queue:
             Route(below + "/status/stream", self.status_stream, methods=["GET"]),
             Route(below + "/status", self.status, methods=["GET"]),
             Route(below + "/events", self.events, methods=["GET"]),
+            Route(below + "/input", self.input, methods=["GET"]),
             Route(below + "/cancel", self.cancel, methods=["PUT", "POST"]),
             Route("/{app:path}/requests", self.listing, methods=["GET"]),
             Route(below, self.result, methods=["GET"]),
@@ -220,6 +221,13 @@ class Queue:
         if row["state"] != "done":
             raise StillRunning("the request is still in progress; ask for its status")
         return _answer(row)
+
+    async def input(self, request: Request) -> Response:
+        """What the request was sent with."""
+        row = await self._row(request)
+        # Never as a page: it is shown below our own address.
+        kind = "application/json" if _is_json(row["body"]) else "application/octet-stream"
+        return Response(row["body"], media_type=kind, headers={"x-content-type-options": "nosniff"})
 
     async def cancel(self, request: Request) -> Response:
         """Ends a request that waits, and has one that runs stopped on every rank."""
@@ -393,3 +401,11 @@ def _max_queued(request: Request) -> int | None:
     if not value.isdecimal():
         raise InvalidInput(f"fal_max_queue_length is a number of requests, not {value!r}")
     return int(value)
+
+
+def _is_json(body: bytes) -> bool:
+    try:
+        json.loads(body)
+    except ValueError:
+        return False
+    return True

@@ -117,11 +117,12 @@ def test_requests_are_seen_opened_and_flushed(
     page.get_by_role("button", name=f"Cancel {ids[0]}").click()
     expect(listed.filter(has_text=ids[0][:8])).to_contain_text("cancelled")
 
-    done = queue.post("", json={}).json()["request_id"]
+    done = queue.post("", json={"seconds": 0.25}).json()["request_id"]
     row = listed.filter(has_text=done[:8])
     expect(row).to_contain_text("completed")
     row.get_by_role("link").click()
     expect(page.get_by_role("tabpanel")).to_contain_text("words of one")
+    expect(page.get_by_label("Seconds", exact=True)).to_have_value("0.25")
 
 
 def test_scaling_is_changed_and_given_back(open_page: Open, api: httpx.Client) -> None:

@@ -141,7 +141,7 @@ async def test_a_request_is_its_submitters_and_the_admins_business(here: Platfor
     below = f"{QUEUE}/requests/{id}"
     async with here.client.stream("GET", f"{below}/status/stream", headers=ann) as events:
         await events.aread()
-    for path in (below, f"{below}/status", f"{below}/status/stream"):
+    for path in (below, f"{below}/input", f"{below}/status", f"{below}/status/stream"):
         assert (await here.client.get(path, headers=bob)).status_code == 404
         assert (await here.client.get(path, headers=REMOTE)).status_code == 401
         for who in (ann, admin, {}):  # on this machine everybody is an admin

@@ -115,6 +115,11 @@ function parsed(data) {
   }
 }
 
+/** What a queued request was sent with. */
+export async function fetchInput(app, id) {
+  return (await send(`/queue/${app}/requests/${id}/input`)).json();
+}
+
 /** The answer of a queued request, as a Response. */
 export function fetchResult(app, id, signal) {
   return send(`/queue/${app}/requests/${id}`, { signal });

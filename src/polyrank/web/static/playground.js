@@ -1,6 +1,6 @@
 /** The playground of one app: a form, a run, its output, and what ran before. */
 
-import { ApiError, key, listApps, readSchema } from "./api.js";
+import { ApiError, fetchInput, key, listApps, readSchema } from "./api.js";
 import { h, icon } from "./dom.js";
 import { Form } from "./form.js";
 import { History, remembered, thumbOf } from "./history.js";
@@ -177,6 +177,16 @@ class Playground {
     run.id = requestId;
     this.show(run);
     run.attach(requestId);
+    if (input === undefined) this.fetchInput(run);
+  }
+
+  /** Fills in what a request was sent with by another page or program. */
+  async fetchInput(run) {
+    const input = await fetchInput(this.app, run.requestId).catch(() => undefined);
+    if (input === undefined || run !== this.run) return;
+    run.input = input;
+    this.fill(input);
+    this.keep(run);
   }
 
   /** Follows a run: the buttons, the output, the address and the history. */
