@@ -224,6 +224,66 @@ async def test_files_come_and_go(shell: Shell, server: tuple[Server, str], tmp_p
     assert "may have 1048576 bytes" in told
 
 
+class Cutter:
+    """A proxy whose connections end once they have carried ``limit`` bytes of answers."""
+
+    def __init__(self, address: str) -> None:
+        self.target = httpx.URL(address)
+        self.limit = 0
+        self.requests = b""
+
+    async def pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(self.target.host, self.target.port)
+        ways = [
+            asyncio.create_task(self._send(reader, back)),
+            asyncio.create_task(self._answer(there, writer)),
+        ]
+        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        for way in ways:
+            way.cancel()
+        await asyncio.wait(ways)
+        for each in (back, writer):
+            each.close()
+            await each.wait_closed()
+
+    async def _send(self, reader: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        while data := await reader.read(2**16):
+            self.requests += data
+            back.write(data)
+
+    async def _answer(self, there: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        left = self.limit
+        while left and (data := await there.read(left)):
+            left -= len(data)
+            writer.write(data)
+            await writer.drain()
+
+
+async def test_a_download_that_broke_off_is_gone_on_with(
+    shell: Shell, server: tuple[Server, str], tmp_path: Path
+) -> None:
+    folder = belongings(server[0], shell).folder_of("ann")
+    folder.mkdir(parents=True)
+    content = os.urandom(900_000)
+    (folder / "big").write_bytes(content)
+    cutter = Cutter(server[1])
+    async with asyncio.TaskGroup() as tasks:
+        proxy = await asyncio.start_server(
+            lambda *streams: tasks.create_task(cutter.pass_on(*streams)), "127.0.0.1", 0
+        )
+        port = proxy.sockets[0].getsockname()[1]
+        shell.environment["POLYRANK_SERVER"] = f"http://127.0.0.1:{port}"
+        cutter.limit = 400_000
+        _, told = await shell.run("files", "download", "big", str(tmp_path / "got"), status=1)
+        assert "does not answer" in told and not (tmp_path / "got").exists()
+        cutter.limit, cutter.requests = 600_000, b""
+        await shell.run("files", "download", "big", str(tmp_path / "got"))
+        proxy.close()
+    assert (tmp_path / "got").read_bytes() == content
+    assert b"range: bytes=39" in cutter.requests.lower()
+    assert [path.name for path in tmp_path.glob(".got*")] == []
+
+
 async def test_the_server_downloads_and_says_how_far_it_is(
     shell: Shell, server: tuple[Server, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
@@ -39,10 +38,16 @@ class Data(Remote):
                 return None
         return list(self.call("GET", _url(path))["entries"])
 
+    def version(self, path: str) -> tuple[str, int]:
+        """What the server calls a file as it is now, and its size in bytes."""
+        with self._open("HEAD", path) as answer:
+            return answer.headers["etag"], int(answer.headers["content-length"])
+
     @contextlib.contextmanager
-    def reading(self, path: str) -> Iterator[httpx.Response]:
-        """A file as it comes."""
-        with self._open("GET", path) as answer:
+    def reading(self, path: str, etag: str, have: int) -> Iterator[httpx.Response]:
+        """A file as it comes, without the first bytes that we ``have`` of this version (206)."""
+        headers = {"range": f"bytes={have}-", "if-range": etag} if have else {}
+        with self._open("GET", path, headers=headers) as answer:
             yield answer
 
     def fill(self, path: str, url: str) -> Iterator[dict[str, Any]]:
@@ -206,24 +211,24 @@ def _walk(data: Data, path: str, entries: list[dict[str, Any]]) -> Iterator[str]
 
 
 def _download(data: Data, path: str, target: Path, bar: Progress) -> None:
-    """Gets one file, and shows it when it is whole."""
-    temporary: str | None = None
+    """Gets one file, and shows it when it is whole. A download that broke off is gone on with."""
+    etag, size = data.version(path)
+    # Of another version of the file nothing is of use.
+    version = hashlib.sha256(etag.encode()).hexdigest()[:12]
+    part = target.with_name(f".{target.name}.{version}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with data.reading(path) as answer:
-            total = int(answer.headers.get("content-length", 0))
-            task = bar.add_task(path, total=total)
-            descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-            with os.fdopen(descriptor, "wb") as file:
-                for chunk in answer.iter_bytes(CHUNK):
-                    file.write(chunk)
-                    bar.advance(task, len(chunk))
-        os.replace(temporary, target)
+        have = part.stat().st_size if part.exists() else 0
+        task = bar.add_task(path, total=size, completed=have)
+        if have < size or not part.exists():
+            with data.reading(path, etag, have) as answer:
+                with part.open("ab" if answer.status_code == 206 else "wb") as file:
+                    for chunk in answer.iter_bytes():
+                        file.write(chunk)
+                        bar.advance(task, len(chunk))
+        part.replace(target)
     except OSError as error:
         raise InvalidInput(f"{target} could not be written: {error}") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
 
 
 def _upload(data: Data, file: Path, path: str, bar: Progress) -> None:
