@@ -226,8 +226,9 @@ class Apps:
             raise NotDeployed(f"{app!r} is not deployed here")
 
     async def add_replica(self, row: ReplicaRow) -> None:
-        """A replica is being started."""
-        await self._database.write(lambda c: c.execute(sa.insert(replicas), vars(row)).rowcount)
+        """A replica is being started. May be told twice."""
+        insert = self._database.insert(replicas).on_conflict_do_nothing()
+        await self._database.write(lambda c: c.execute(insert, vars(row)).rowcount)
 
     async def update_replica(self, id: str, **values: Any) -> None:
         """Something has become known of a replica."""

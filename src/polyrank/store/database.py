@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import sqlalchemy
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine, Table, event
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from polyrank.errors import StoreUnavailable
@@ -108,6 +109,12 @@ class Database:
         done: Future[T] = Future()
         self._writes.put(_Write(work, done))
         return done
+
+    def insert(self, table: Table) -> postgresql.Insert | sqlite.Insert:
+        """An insert that may say what to do about a row that is there: ``on_conflict_do_…``."""
+        if self.dialect == "postgresql":
+            return postgresql.insert(table)
+        return sqlite.insert(table)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Runs ``work`` on one consistent view of the database. Raises StoreUnavailable."""

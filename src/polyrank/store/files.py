@@ -16,7 +16,6 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, RowMapping
-from sqlalchemy.dialects import postgresql, sqlite
 
 from polyrank.store.database import Database
 from polyrank.store.tables import file_parts, files
@@ -93,7 +92,6 @@ class Files:
     def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
         self._database = database
         self._clock = clock
-        self._dialect = postgresql if database.dialect == "postgresql" else sqlite
 
     async def create(self, new: NewFile) -> File:
         """The row of a file that is to be uploaded, within UPLOAD_TTL_S."""
@@ -164,7 +162,7 @@ class Files:
         where = (file_parts.c.file_id == id) & (file_parts.c.number == number)
         before = connection.execute(sa.select(file_parts).where(where)).mappings().first()
         row = {"key": blob.key, "size": blob.size, "etag": blob.etag}
-        insert = self._dialect.insert(file_parts).values(file_id=id, number=number, **row)
+        insert = self._database.insert(file_parts).values(file_id=id, number=number, **row)
         connection.execute(
             insert.on_conflict_do_update(index_elements=["file_id", "number"], set_=row)
         )

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from polyrank.store.database import Database
 from polyrank.store.tables import key_values
@@ -21,7 +20,6 @@ class KeyValues:
     def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
         self._database = database
         self._clock = clock
-        self._dialect = postgresql if database.dialect == "postgresql" else sqlite
 
     async def get(self, owner: str, space: str, key: str) -> str | None:
         """The value; None if there is none, or none any more."""
@@ -34,7 +32,7 @@ class KeyValues:
     async def set(self, owner: str, space: str, key: str, value: str, *, ttl_s: float) -> None:
         """Keeps the value for ``ttl_s`` seconds, instead of what was there."""
         row = {"value": value.encode(), "expires_at": self._clock() + ttl_s}
-        insert = self._dialect.insert(key_values).values(owner=owner, space=space, key=key, **row)
+        insert = self._database.insert(key_values).values(owner=owner, space=space, key=key, **row)
         query = insert.on_conflict_do_update(index_elements=["owner", "space", "key"], set_=row)
         await self._database.write(lambda c: c.execute(query))
 

@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import Connection, RowMapping
-from sqlalchemy.dialects import postgresql, sqlite
 
 from polyrank.errors import IdempotencyConflict, QueueFull
 from polyrank.store import changes
@@ -163,8 +162,7 @@ class Requests:
         self._origin = origin
         self._on_webhook = on_webhook
         self._on_end = on_end
-        dialect = postgresql if database.dialect == "postgresql" else sqlite
-        self._insert = dialect.insert(requests).on_conflict_do_nothing().returning(requests.c.id)
+        self._insert = database.insert(requests).on_conflict_do_nothing().returning(requests.c.id)
 
     async def submit(self, new: NewRequest, *, max_queued: int | None = None) -> Submitted:
         """Keeps a request; once this returns, nothing but its end or its expiry removes it.

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
-from sqlalchemy.dialects import postgresql, sqlite
 
 from polyrank.errors import InvalidInput, PolyrankError
 from polyrank.store.database import Database
@@ -54,7 +53,6 @@ class Secrets:
         self._database = database
         self._keyring = keyring
         self._clock = clock
-        self._dialect = postgresql if database.dialect == "postgresql" else sqlite
 
     async def set(
         self, owner: str, name: str, value: str, *, environment: str = MAIN, exposed: bool = True
@@ -70,7 +68,7 @@ class Secrets:
             require(connection, owner, environment, lock=True)
             sealed = self._keyring.encrypt(value.encode(), place=_place(*where))
             row = {"value": sealed, "exposed": exposed, "updated_at": now}
-            insert = self._dialect.insert(secrets).values(**key, **row, created_at=now)
+            insert = self._database.insert(secrets).values(**key, **row, created_at=now)
             connection.execute(insert.on_conflict_do_update(index_elements=[*key], set_=row))
             size = sa.select(sa.func.sum(sa.func.length(secrets.c.value)))
             if connection.scalar(size.where(_in(owner, environment))) > MAX_TOTAL_BYTES:

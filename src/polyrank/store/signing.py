@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import sqlalchemy as sa
 from sqlalchemy import Connection
-from sqlalchemy.dialects import postgresql, sqlite
 
 from polyrank.store.database import Database
 from polyrank.store.tables import signing_keys
@@ -18,7 +17,6 @@ class SigningKeys:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._dialect = postgresql if database.dialect == "postgresql" else sqlite
 
     def get(self, name: str, make: Callable[[], bytes]) -> bytes:
         """The key of this name; ``make`` makes it the first time that anybody asks. Blocks: it
@@ -29,7 +27,7 @@ class SigningKeys:
         query = sa.select(signing_keys.c.key).where(signing_keys.c.name == name)
         known: bytes | None = connection.scalar(query)
         if known is None:
-            insert = self._dialect.insert(signing_keys).on_conflict_do_nothing()
+            insert = self._database.insert(signing_keys).on_conflict_do_nothing()
             connection.execute(insert.values(name=name, key=make(), created_at=time.time()))
             known = connection.scalar(query)  # another server may have been quicker
             assert known is not None
