@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 from typer._completion_classes import completion_init
 from typer._completion_shared import get_completion_script
+
+from polyrank.cli.groups import JSON, call
 
 PROGRAM = "polyrank"
 VARIABLE = "_POLYRANK_COMPLETE"
@@ -26,11 +26,9 @@ class Shell(StrEnum):
 
 
 @support.command()
-def doctor(
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
+def doctor(json: JSON = False) -> None:
     """Look for what would keep a server from working on this machine."""
-    sys.exit(importlib.import_module("polyrank.cli.doctor").doctor(as_json=json))
+    call("doctor", "doctor", as_json=json)
 
 
 @support.command()
