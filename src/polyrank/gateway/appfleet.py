@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections import deque
@@ -454,10 +455,8 @@ class AppFleet:
         self.hosted.is_gone(kept.id, why, pause_s)
         self.look()
         try:
-            await self._record_end(kept, now, reason)
-        except StoreUnavailable:
-            kept.ended.set()  # nobody waits for a database that is away
-            await stored(lambda: self._record_end(kept, now, reason), f"the end of {kept.id}")
+            record = functools.partial(self._record_end, kept, now, reason)
+            await stored(record, f"the end of {kept.id}", on_late=kept.ended.set)
         finally:
             kept.enter(ReplicaState.TERMINATED)
             kept.ended.set()

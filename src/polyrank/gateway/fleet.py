@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import logging
 import secrets
@@ -17,7 +18,7 @@ from prometheus_client import Metric
 
 from polyrank import reports
 from polyrank.deploy.manifest import Manifest
-from polyrank.errors import InvalidInput, PolyrankError, StoreUnavailable
+from polyrank.errors import InvalidInput, PolyrankError
 from polyrank.gateway import families
 from polyrank.gateway.appfleet import AppFleet, Ground, Kept
 from polyrank.gateway.deployment import Deployment, DeploymentFailed
@@ -322,13 +323,14 @@ class Fleet:
 
     async def _note_failed(self, deployment: Deployment, why: PolyrankError) -> None:
         id = deployment.revision.id
-        try:
-            await self.apps.note_failed(id, why.message)
-        except StoreUnavailable:
-            deployment.fail(why)  # whoever follows it is told now
-            await stored(lambda: self.apps.note_failed(id, why.message), f"the failure of {id}")
-        else:
-            deployment.fail(why)
+
+        def tell() -> None:
+            if not deployment.is_over:
+                deployment.fail(why)
+
+        note = functools.partial(self.apps.note_failed, id, why.message)
+        await stored(note, f"the failure of {id}", on_late=tell)
+        tell()
 
     async def _bring(self, deployment: Deployment, strategy: Strategy) -> None:
         revision = deployment.revision

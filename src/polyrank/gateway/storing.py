@@ -17,10 +17,13 @@ log = logging.getLogger("polyrank.gateway")
 PAUSE_S = 1.0
 
 
-async def stored(write: Callable[[], Awaitable[T]], what: str) -> T:
+async def stored(
+    write: Callable[[], Awaitable[T]], what: str, on_late: Callable[[], None] = lambda: None
+) -> T:
     """What ``write`` returns, once the database is there for it; ``what`` waits for that.
 
     A write whose connection broke may have been done: it has to be one that may be done twice.
+    ``on_late`` is called when the first try has failed, for those who are not to wait.
     """
     is_late = False
     while True:
@@ -29,6 +32,7 @@ async def stored(write: Callable[[], Awaitable[T]], what: str) -> T:
         except StoreUnavailable as error:
             if not is_late:
                 log.error("%s waits for the database: %s", what, error)
+                on_late()
             is_late = True
             await asyncio.sleep(PAUSE_S)
         else:
