@@ -17,7 +17,6 @@ import asyncio
 import math
 import re
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -25,11 +24,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.floors import Picture
-from benchmarks.sdxl import PROMPT, random_sdxl
-from examples.parallel_sdxl import SHAPES
+from benchmarks.models import PROMPT, SHAPES, random_sdxl
+from benchmarks.options import COMPILE_LIMIT_S, say
 from polyrank.distributed import DistributedRunner, DistributedWorker
 
-COMPILE_LIMIT_S = 420
 # What kernels do, by their names; the first that fits counts.
 KERNELS = {
     "exchanges, waiting included": r"_exchange|nccl",
@@ -213,7 +211,7 @@ class Table:
         self.runner = runner
         self.repeats = repeats
         self.rows: list[Row] = []
-        # By how ranks exchange: for every rank, where a step's microseconds go.
+        # By who paints: for every rank, where a step's microseconds go.
         self.spent: dict[str, list[dict[str, tuple[float, float]]]] = {}
 
     async def do(self, act: str, **options: Any) -> Any:
@@ -301,9 +299,9 @@ async def fill(table: Table, args: argparse.Namespace) -> None:
         table.add(f"wall of a request, {few} steps", without, plain[few])
         table.add(f"the same, previews every {every} steps", walls, plain[few], note)
         table.add("first preview at the caller", seen)
+    if args.profile and args.device == "cuda":
+        table.spent["one GPU"] = await table.do("spent", size=args.size)
     await fill_together(table, args, plain)
-    if args.profile:
-        say(await table.do("profile"))
 
 
 async def compile_together(table: Table, args: argparse.Namespace, size: int) -> None:
@@ -336,8 +334,7 @@ async def fill_together(
         name = f"{args.ranks} GPUs{how} on one picture, {steps} steps"
         table.add(name, seconds, against[steps], note, picture_of(args, steps, args.ranks))
     if args.profile and args.device == "cuda":
-        table.spent[how] = await table.do("spent", size=args.size)
-        say(str(table.spent[how]))
+        table.spent[f"{args.ranks} GPUs{how}"] = await table.do("spent", size=args.size)
         say(await table.do("profile", same_seed=True))
     await table.do("together", on=False)
 
@@ -400,18 +397,13 @@ def report(table: Table, args: argparse.Namespace) -> None:
         "| floor, s | over the floor | others |\n|---|---|---|---|---|---|---|"
     )
     print(*table.rows, sep="\n")
-    for how, ranks in table.spent.items():
-        print(f"\nMicroseconds of a step{how}, and of a picture's rest:\n")
+    for who, ranks in table.spent.items():
+        print(f"\nMicroseconds of a step of {who}, and of a picture's rest:\n")
         print("| kernels |", *(f" rank {rank} | rest |" for rank in range(len(ranks))))
         print("|---|" + "---|---|" * len(ranks))
         for kind in ranks[0]:
             cells = (f" {each[kind][0]:.0f} | {each[kind][1]:.0f} |" for each in ranks)
             print(f"| {kind} |", *cells)
-
-
-def say(text: str) -> None:
-    """Tells how far the run is."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -444,7 +436,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--compile-only", action="store_true", help="with --together: fill the cache and stop"
     )
-    parser.add_argument("--profile", action="store_true", help="list the longest kernels")
+    parser.add_argument(
+        "--profile", action="store_true", help="say where a step's microseconds go, on GPUs"
+    )
     asyncio.run(measure(parser.parse_args(arguments)))
 
 

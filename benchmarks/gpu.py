@@ -10,6 +10,7 @@ compiled code are made once, for all parts, in memory.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
@@ -21,9 +22,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.models import SHAPES
+from benchmarks.options import add_arguments, say
 from benchmarks.reference import MODULES, SDK
-from benchmarks.scale import add_arguments, say
-from examples.parallel_sdxl import SHAPES
 
 
 @dataclass
@@ -124,7 +125,8 @@ def machine(device: str) -> str:
 def run(args: argparse.Namespace) -> None:
     """Prints part after part, as soon as each is there."""
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
-    with tempfile.TemporaryDirectory(dir=memory) as folder:
+    with contextlib.ExitStack() as stack:
+        folder = args.folder or stack.enter_context(tempfile.TemporaryDirectory(dir=memory))
         bench = Bench(args, Path(folder))
         ranks, repeats = str(args.ranks), str(args.repeats)
         print(f"# GPUs\n\n{machine(args.device)}\n", flush=True)
@@ -140,6 +142,7 @@ def run(args: argparse.Namespace) -> None:
                 repeats,
                 "--cache",
                 bench.cache,
+                "--profile",
             ),
             ("scale", *bench.common, "--repeats", repeats, "--ranks", *bench.counts()),
             *(("coldstart", *loading, "--ranks", count) for count in dict.fromkeys(["1", ranks])),
@@ -154,6 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     add_arguments(parser)
     parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--folder", help="keeps weights and compiled code here, for the next run")
     run(parser.parse_args(arguments))
 
 

@@ -12,18 +12,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.floors import THROUGHPUT_ANCHOR, floor_s
-from benchmarks.sdxl import random_sdxl
+from benchmarks.models import random_sdxl
+from benchmarks.options import COMPILE_LIMIT_S, add_arguments, say
 from examples.parallel_sdxl import Painter, Prompt
 from polyrank.distributed import DistributedRunner
-
-COMPILE_LIMIT_S = 420
 
 
 class Clocked(Painter):
@@ -163,19 +161,6 @@ def table(rows: Sequence[Scaled], args: argparse.Namespace) -> str:
             f"| {row.tail_s * 1e3:.1f} |"
         )
     return "\n".join([*lines, "", f"Anchor, pictures/s and GPU: {THROUGHPUT_ANCHOR}."])
-
-
-def say(text: str) -> None:
-    """Tells how far the run is."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What all of the GPU benchmarks take."""
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
-    parser.add_argument("--model", choices=["random", "shapes"], default="random")
-    parser.add_argument("--size", type=int, default=1024)
-    parser.add_argument("--repeats", type=int, default=5)
 
 
 def run(args: argparse.Namespace) -> str:

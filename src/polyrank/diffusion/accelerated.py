@@ -126,7 +126,8 @@ class AcceleratedCore:
 
     On a CPU that is the core itself. On a GPU it is a graph of the core, and once ``compiler`` has
     made code for these inputs, a graph of that. The change is made by ``refresh`` only, so that
-    the caller can keep it out of the middle of a picture.
+    the caller can keep it out of the middle of a picture; and the code is asked for by
+    ``request_compiled``, as loading it keeps Python busy for seconds that a picture would wait.
     """
 
     def __init__(
@@ -150,6 +151,7 @@ class AcceleratedCore:
         self._graphs = graphs
         self._compiler = compiler
         self._plans: dict[Signature, Plan] = {}
+        self._wanted: list[tuple[Recipe, Callable[[Path], None]]] = []
         self._weight = next(core.parameters())
         self._weight_at = self._weight.data_ptr()
         self._moves = 0
@@ -175,11 +177,19 @@ class AcceleratedCore:
         """
         if self._compiler is None:
             return
+        self.request_compiled()
         for plan in self._plans.values():
             compiled = plan.compiled
             if not plan.is_compiled and agree(compiled is not None) and compiled is not None:
                 plan.run, plan.compiled = self._recorded(compiled), None
                 plan.is_compiled = True
+
+    def request_compiled(self) -> None:
+        """Has the compiler provide what the inputs that were met need; between pictures."""
+        wanted, self._wanted = self._wanted, []
+        for recipe, on_ready in wanted:
+            if self._compiler is not None:
+                self._compiler.request(recipe, on_ready)
 
     @property
     def name(self) -> str:
@@ -218,7 +228,7 @@ class AcceleratedCore:
             def on_ready(artifact: Path) -> None:
                 plan.compiled = load_compiled(artifact, self._core)
 
-            self._compiler.request(recipe, on_ready)
+            self._wanted.append((recipe, on_ready))
         return plan
 
 

@@ -16,7 +16,6 @@ Signature: TypeAlias = tuple[tuple[torch.Size, torch.dtype], ...]
 
 # Lower is more urgent. Previews run at 0, so that they fill what the model leaves idle.
 URGENT = -1
-WARM_UPS = 2
 # Graphs of one function; the one that was used longest ago goes first.
 MAX_GRAPHS = 8
 
@@ -75,8 +74,7 @@ class Graph:
         stream = torch.cuda.Stream(priority=priority)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for _ in range(WARM_UPS):
-                function(*self._inputs)
+            function(*self._inputs)  # libraries make what they need in a first run
             self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(
                 self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"

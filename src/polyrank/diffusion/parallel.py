@@ -7,7 +7,7 @@ from typing import Any
 import torch.distributed as dist
 
 from polyrank.diffusion.context import share_transformer
-from polyrank.diffusion.optimize import FastDecoder, FastUNet
+from polyrank.diffusion.optimized import FastDecoder, FastUNet
 from polyrank.diffusion.team import Team
 from polyrank.errors import UnsupportedPipeline
 

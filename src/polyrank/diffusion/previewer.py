@@ -132,15 +132,18 @@ class Previewer:
             watching.close()
             if self._exchange is not None:
                 self._exchange.end()
+            self._request_compiled()
 
     def warm_up(self, height: int, width: int) -> None:
         """Makes ready for pictures of this size; the first preview would, and would take longer."""
         channels = self._pipeline.vae.config.latent_channels
         latents = torch.zeros(1, channels, height // self._scale, width // self._scale)
         self._start(lambda: latents.to(self._device, self._pipeline.unet.dtype), [])()
+        self._request_compiled()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Waits until what is being compiled is ready; false if the time was not enough."""
+        self._request_compiled()
         return self._compiler is None or self._compiler.wait(timeout_s)
 
     def close(self) -> None:
@@ -150,6 +153,10 @@ class Previewer:
         self._thread.close()
         if self._exchange is not None:
             self._exchange.close()
+
+    def _request_compiled(self) -> None:
+        if isinstance(self._render, AcceleratedCore):
+            self._render.request_compiled()
 
     def _start(self, clean: Callable[[], Tensor], read: list[Tensor]) -> Callable[[], Image.Image]:
         """Begins a preview; what this returns waits for its picture, in another thread.

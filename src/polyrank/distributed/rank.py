@@ -124,13 +124,15 @@ class Rank:
             master_listen_fd=spec.store_fd if is_master else None,
         )
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        # With the device, NCCL connects the ranks at once. One by itself has nobody to connect to.
+        at_once = device if device.type == "cuda" and spec.world_size > 1 else None
         dist.init_process_group(
             backend,
             store=store,
             rank=spec.rank,
             world_size=spec.world_size,
             timeout=timeout,
-            device_id=device if device.type == "cuda" else None,
+            device_id=at_once,
         )
         return device
 

@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.floors import RATE, Picture, floor_s, picture_flops
-from benchmarks.sdxl import random_sdxl
+from benchmarks.models import random_sdxl
 from polyrank.diffusion.cores import UNetCore, fast_unet
 
 pytestmark = [

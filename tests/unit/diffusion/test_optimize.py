@@ -1,7 +1,7 @@
 """An optimized pipeline paints what the plain one paints."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from diffusers import (
     AutoencoderKL,
+    AutoencoderTiny,
     DDIMScheduler,
     DPMSolverMultistepScheduler,
     StableDiffusionXLPipeline,
@@ -16,8 +17,10 @@ from diffusers import (
 from torch import nn
 
 from polyrank.diffusion import optimize, parallelize
+from polyrank.diffusion.accelerated import AcceleratedCore
+from polyrank.diffusion.artifacts import Recipe
 from polyrank.diffusion.attention import PictureAttention, stack
-from polyrank.diffusion.cores import UNetCore, fast_decoder, fast_unet
+from polyrank.diffusion.cores import UNetCore, fast_decoder, fast_preview, fast_unet
 from polyrank.diffusion.norms import spread_group_norm
 from polyrank.errors import UnsupportedPipeline
 
@@ -226,3 +229,39 @@ def test_the_worker_of_the_manual_that_loads_quickly_has_a_pipeline(manual: dict
     worker._device = torch.device("cpu")
     worker.setup()
     assert isinstance(worker.pipeline, StableDiffusionXLPipeline)
+
+
+def test_compiled_code_is_asked_for_when_a_picture_is_through(
+    pipeline: Any, paint: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading it keeps Python busy for seconds, which a picture in the making would wait."""
+    begun: list[str] = []
+    monkeypatch.setattr(AcceleratedCore, "request_compiled", lambda core: begun.append(core.kind))
+    optimized = optimize(pipeline)
+    during: list[list[str]] = []
+    paint(
+        pipeline,
+        num_inference_steps=2,
+        callback_on_step_end=lambda *_: during.append(list(begun)) or {},
+    )
+    assert during == [[], []]
+    assert begun == ["unet", "decoder"]
+    optimized.wait()
+    assert begun == ["unet", "decoder"] * 2
+
+
+def test_what_was_met_is_asked_for_once(tmp_path: Path) -> None:
+    class Asked:
+        def request(self, recipe: Recipe, on_ready: Any) -> None:
+            recipes.append(recipe)
+
+    recipes: list[Recipe] = []
+    vae = AutoencoderTiny.from_pretrained(MODEL / "preview")
+    core: Any = AcceleratedCore(
+        "preview", fast_preview(vae), dict(vae.config), graphs=False, compiler=cast(Any, Asked())
+    )
+    core._plan((torch.zeros(1, 4, 8, 8),))
+    assert recipes == []
+    core.request_compiled()
+    core.request_compiled()
+    assert [each.inputs for each in recipes] == [[([1, 4, 8, 8], "float32")]]

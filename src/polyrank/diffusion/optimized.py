@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -79,9 +81,10 @@ def optimize(
         for name in ("text_encoder", "text_encoder_2"):
             if (encoder := getattr(pipeline, name, None)) is not None:
                 FastTextEncoder(encoder)
+    optimized = Optimized(fast, compiler)
     _encode_on_device(pipeline)
-    _know_device(pipeline)
-    return Optimized(fast, compiler)
+    _surround_calls(pipeline, optimized.request_compiled)
+    return optimized
 
 
 class Optimized:
@@ -95,8 +98,15 @@ class Optimized:
         """For the UNet and the decoder: how each shape that was met runs."""
         return {each.name: each.state() for core in self._cores for each in core.all}
 
+    def request_compiled(self) -> None:
+        """Has what was met since the last time compiled, or loaded if it has been before."""
+        for core in self._cores:
+            for each in core.all:
+                each.request_compiled()
+
     def wait(self, timeout_s: float | None = None) -> bool:
         """Waits until all that is being compiled is ready; false if the time was not enough."""
+        self.request_compiled()
         return self._compiler is None or self._compiler.wait(timeout_s)
 
     def close(self) -> None:
@@ -260,14 +270,22 @@ def _encode_on_device(pipeline: Any) -> None:
     processor.postprocess = postprocess
 
 
-def _know_device(pipeline: Any) -> None:
-    """Spares the pipeline a walk through all of its modules at the beginning of every call.
+def _surround_calls(pipeline: Any, on_end: Callable[[], None]) -> None:
+    """Calls ``on_end`` after every picture, and spares the pipeline a walk before it.
 
-    It asks each whether it is offloaded, which takes milliseconds. If the UNet is not, none is.
+    At the beginning of a call it asks each of its modules whether it is offloaded, which takes
+    milliseconds. If the UNet is not, none is.
     """
     stock: Any = type(pipeline)
 
     class Quick(stock):
+        @functools.wraps(stock.__call__)
+        def __call__(self, *arguments: Any, **named: Any) -> Any:
+            try:
+                return super().__call__(*arguments, **named)
+            finally:
+                on_end()
+
         @property
         def _execution_device(self) -> torch.device:
             unet = self.unet
