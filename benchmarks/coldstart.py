@@ -37,22 +37,21 @@ class Starter(DistributedWorker):
         self.phases: dict[str, float] = {}
         self.mark = time.perf_counter()
         import torch
+        from diffusers import StableDiffusionXLPipeline
 
+        from polyrank.diffusion import load, optimize
+
+        self.note("import of diffusers")
         dtype = torch.float16 if self.device.type == "cuda" else torch.float32
         if way == "load":
-            from polyrank.diffusion import load
-
             group = torch.distributed.group.WORLD if self.world_size > 1 else None
-            name = "StableDiffusionXLPipeline"
-            self.pipeline = load(name, folder, device=self.device, dtype=dtype, group=group)
+            self.pipeline = load(
+                StableDiffusionXLPipeline, folder, device=self.device, dtype=dtype, group=group
+            )
         else:
-            from diffusers import StableDiffusionXLPipeline
-
             self.pipeline = StableDiffusionXLPipeline.from_pretrained(folder, torch_dtype=dtype)
             self.pipeline.to(self.device)
-        self.note("import of diffusers, weights to the device, models built")
-        from polyrank.diffusion import optimize
-
+        self.note("weights to the device, models built")
         self.pipeline.set_progress_bar_config(disable=True)
         self.optimized = optimize(self.pipeline, cache=cache)
         self.note("optimize")

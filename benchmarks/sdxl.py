@@ -54,7 +54,6 @@ class TimedPainter(Painter):
                 width=size,
                 height=size,
                 generator=torch.Generator().manual_seed(self.rank),
-                output_type="pt",
                 callback_on_step_end=self.cancellable(watch),
             ).images[0]
         if self.device.type == "cuda":

@@ -10,13 +10,11 @@ and the small model in ``models/shapes`` otherwise.
 
 from __future__ import annotations
 
-import math
 import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi.responses import StreamingResponse
-from PIL import Image as PILImage
 from pydantic import BaseModel, Field
 
 from polyrank import App, endpoint
@@ -24,7 +22,6 @@ from polyrank.distributed import DistributedRunner, DistributedWorker
 from polyrank.toolkit import Image
 
 if TYPE_CHECKING:  # torch is needed in the ranks only; the app itself starts without it
-    import torch
     from diffusers import AutoencoderTiny
 
 SDXL = ("stabilityai/stable-diffusion-xl-base-1.0", "madebyollin/taesdxl")
@@ -75,35 +72,16 @@ class Painter(DistributedWorker):
                 width=size,
                 height=size,
                 generator=generator,
-                output_type="pt",
                 callback_on_step_end=self.cancellable(watch),
             ).images[0]
         grid = self.gather_grid(picture)
         if grid is None:
             return {}
-        # Encoded here, in the rank: the app's process only passes it on.
+        # Encoded here, in the ranks: the app's process only passes it on.
         seeds = [seed + rank for rank in range(self.world_size)]
-        result = {"image": Image.from_pil(grid, format="jpeg"), "seeds": seeds}
+        result = {"image": Image.from_bytes(grid, "jpeg"), "seeds": seeds}
         # As the last event of a stream it says how far the painting is, like those before it.
         return result | {"step": steps, "progress": 1.0} if streaming else result
-
-    def gather_grid(self, picture: torch.Tensor) -> PILImage.Image | None:
-        """All ranks' pictures ([3, height, width] in 0…1) side by side, on rank 0."""
-        import torch
-        import torch.distributed as dist
-
-        pixels = (picture.permute(1, 2, 0) * 255).round().to(torch.uint8).contiguous()
-        everyone = [torch.empty_like(pixels) for _ in range(self.world_size)]
-        dist.gather(pixels, everyone if self.rank == 0 else None, dst=0)
-        if self.rank != 0:
-            return None
-        # Put together on the device, so that there is one copy to the host.
-        columns = math.ceil(math.sqrt(self.world_size))
-        everyone += [torch.zeros_like(pixels)] * (-self.world_size % columns)
-        rows = [
-            torch.cat(everyone[at : at + columns], 1) for at in range(0, len(everyone), columns)
-        ]
-        return PILImage.fromarray(torch.cat(rows).cpu().numpy())
 
 
 def find_weights() -> tuple[str, str]:

@@ -16,7 +16,7 @@ from diffusers import (
 )
 from PIL import Image
 
-from polyrank.diffusion import Previewer, optimize, parallelize
+from polyrank.diffusion import Previewer, optimize, parallelize, separate
 from polyrank.diffusion.tiles import TileExchange
 from polyrank.distributed import DistributedWorker
 
@@ -35,6 +35,14 @@ class Painter(DistributedWorker):
             parallelize(self.pipeline)
         decoder = AutoencoderTiny.from_pretrained(MODEL / "preview")
         self.previewer = Previewer(self.pipeline, decoder, worker=self)
+
+    def join(self, together: bool) -> None:
+        """All ranks on one picture, or each on its own."""
+        self.together = together
+        if together:
+            parallelize(self.pipeline)
+        else:
+            separate(self.pipeline)
 
     def exchange(self, host: str) -> list[Any]:
         """Rank 1 sends rank 0 a picture as between machines, rank 0's at ``host``."""
@@ -55,10 +63,13 @@ class Painter(DistributedWorker):
         guidance: float = 4.0,
         height: int = 128,
         tiles_over: str | None = None,
+        join: bool | None = None,
         **options: Any,
     ) -> Any:
         if tiles_over is not None:
             return self.exchange(tiles_over)
+        if join is not None:
+            self.join(join)
         seed = 0 if self.together else self.rank
         with self.previewer.watch(steps, every=3, enabled=streaming) as watch:
             picture = self.pipeline(

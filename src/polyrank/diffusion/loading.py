@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Iterator, Mapping
+import importlib
+import json
+import logging
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 import torch.distributed as dist
+from accelerate import init_empty_weights
+from diffusers import ModelMixin
+from packaging.version import Version
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from polyrank.diffusion.checkpoint import INDEX, StoredPart, stored_parts
 from polyrank.diffusion.weights import Tensors, read_together
 from polyrank.errors import AppError
 
-# The part of a folder with a single model.
-WHOLE = "model"
+log = logging.getLogger("polyrank.diffusion")
+
+INDEX = "model_index.json"
+# What diffusers calls the type of the weights.
+DTYPE = "dtype" if Version(diffusers.__version__) >= Version("0.40") else "torch_dtype"
 
 
 def load(
@@ -38,8 +48,7 @@ def load(
     another form are loaded by ``from_pretrained``.
 
     Args:
-        model: a diffusers pipeline class, or the class of one of its models. By its name, where
-            diffusers has not been imported yet: that takes seconds, in which the weights are read.
+        model: a diffusers pipeline class, or the class of one of its models.
         folder: a checkpoint as ``save_pretrained`` writes it; for a name on the Hugging Face Hub,
             what ``huggingface_hub.snapshot_download(name)`` returns.
         device: where the weights go.
@@ -49,73 +58,132 @@ def load(
         variant: as for ``from_pretrained``: "fp16" takes the files so named.
         components: as for ``from_pretrained``: parts of the pipeline that are there already.
 
-    Raises AppError for a folder that holds no checkpoint, a class that diffusers does not have,
-    and files that are cut off or differ between the ranks.
-
     Example::
 
         self.pipeline = load(
-            "StableDiffusionXLPipeline", folder, device=self.device, dtype=torch.float16,
+            StableDiffusionXLPipeline, folder, device=self.device, dtype=torch.float16,
             group=torch.distributed.group.WORLD,
         )
     """
     folder, device = Path(folder), torch.device(device)
-    is_single = not (folder / INDEX).is_file() and (folder / "config.json").is_file()
-    if is_single:
-        stored = {WHOLE: StoredPart("diffusers", "", folder, variant)}
-    else:
-        stored = stored_parts(folder, variant, but=components)
-    with _switching_often(), ThreadPoolExecutor(1, "polyrank-load") as thread:
-        reading = thread.submit(_read, stored, device, group)
-        # Not at the top: this imports diffusers, and the weights are read meanwhile.
-        from polyrank.diffusion import models
-
-        kind = models.class_of(model)
-        _check_folder(folder, kind.__name__, models.is_model(kind), is_single)
-        if is_single:
-            whole = models.Part(kind, stored[WHOLE])
-            return models.build({WHOLE: whole}, reading, device, dtype)[WHOLE]
-        found = {name: models.Part.of(each) for name, each in stored.items()}
-        parts = {name: part for name, part in found.items() if part is not None}
-        components |= models.build(parts, reading, device, dtype)
+    if issubclass(model, ModelMixin):
+        return _load_models({"model": Part(model, folder, variant)}, device, dtype, group)["model"]
+    parts = _parts_of(folder, variant, but=components)
+    models = _load_models(parts, device, dtype, group)
     options = {"variant": variant} if variant else {}
-    pipeline = kind.from_pretrained(folder, **{models.DTYPE: dtype}, **options, **components)
+    pipeline = model.from_pretrained(folder, **{DTYPE: dtype}, **options, **models, **components)
     return pipeline.to(device)
 
 
-@contextlib.contextmanager
-def _switching_often() -> Iterator[None]:
-    """Threads that read take a moment of Python after every wait, which they get at once.
+@dataclass(frozen=True)
+class Part:
+    """A model of a pipeline: its class and its folder."""
 
-    By default they would wait 5 ms for it each time, as long as the import beside them computes.
-    """
-    usual = sys.getswitchinterval()
-    sys.setswitchinterval(1e-4)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(usual)
+    kind: Any
+    folder: Path
+    variant: str | None
 
+    def files(self) -> Sequence[Path]:
+        """The safetensors files of its weights; none if it has other ones."""
+        stem = "diffusion_pytorch_model" if issubclass(self.kind, ModelMixin) else "model"
+        middle = f".{self.variant}" if self.variant else ""
+        for name in (stem + middle, stem):
+            whole = self.folder / f"{name}.safetensors"
+            if whole.is_file():
+                return [whole]
+            for index in (
+                f"{stem}.safetensors.index{middle}.json",
+                f"{name}.safetensors.index.json",
+            ):
+                if (self.folder / index).is_file():
+                    weights = json.loads((self.folder / index).read_text())["weight_map"]
+                    return [self.folder / file for file in sorted(set(weights.values()))]
+        return []
 
-def _check_folder(folder: Path, kind: str, is_model: bool, is_single: bool) -> None:
-    if is_model and not is_single:
-        raise AppError(
-            f"{folder} is the folder of a pipeline; the weights of a {kind} are in a folder of it"
+    def empty(self) -> nn.Module | None:
+        """A diffusers model without its weights; transformers makes its own around them."""
+        if not issubclass(self.kind, ModelMixin):
+            return None
+        with init_empty_weights():
+            model: nn.Module = self.kind.from_config(self.kind.load_config(self.folder))
+        return model
+
+    def fill(
+        self, model: nn.Module | None, weights: Tensors, device: torch.device, dtype: torch.dtype
+    ) -> nn.Module | None:
+        """The model with its weights; None if they are not those that its class asks for."""
+        if model is not None:
+            return self._fill_empty(model, weights, dtype)
+        config = self.kind.config_class.from_pretrained(self.folder)
+        # It knows the names that weights had in older checkpoints.
+        model = self.kind.from_pretrained(
+            None, config=config, state_dict=weights, torch_dtype=dtype, device_map={"": device}
         )
-    if is_single and not is_model:
+        model.config.name_or_path = str(self.folder)
+        return model
+
+    def _fill_empty(
+        self, model: nn.Module, weights: Tensors, dtype: torch.dtype
+    ) -> nn.Module | None:
+        if model.state_dict().keys() != weights.keys():
+            return None
+        exact = getattr(self.kind, "_keep_in_fp32_modules", None) or []
+
+        def converted(name: str, weight: Tensor) -> Tensor:
+            if not weight.is_floating_point():
+                return weight
+            kept = any(part in name.split(".") for part in exact)
+            return weight.to(torch.float32 if kept else dtype)
+
+        state = {name: converted(name, weight) for name, weight in weights.items()}
+        model.load_state_dict(state, assign=True)
+        model.register_to_config(_name_or_path=str(self.folder))
+        return model.eval()
+
+
+def _parts_of(folder: Path, variant: str | None, but: dict[str, Any]) -> dict[str, Part]:
+    index = folder / INDEX
+    if not index.is_file():
         raise AppError(
-            f"{folder} has no {INDEX}: it is the folder of a model; {kind} is a pipeline"
+            f"{folder} has no {INDEX}; load() takes the folder of a pipeline, as save_pretrained() "
+            "and huggingface_hub.snapshot_download() make it"
         )
+    parts = {}
+    for name, entry in json.loads(index.read_text()).items():
+        if (
+            name in but
+            or not isinstance(entry, list)
+            or entry[0] not in ("diffusers", "transformers")
+        ):
+            continue
+        kind = getattr(importlib.import_module(entry[0]), entry[1], None)
+        if isinstance(kind, type) and issubclass(kind, ModelMixin | PreTrainedModel):
+            parts[name] = Part(kind, folder / name, variant)
+    return parts
 
 
-def _read(
-    stored: Mapping[str, StoredPart], device: torch.device, group: dist.ProcessGroup | None
-) -> dict[str, Tensors]:
-    """The weights of each part that has any."""
-    files = {name: part.files() for name, part in stored.items()}
-    read = iter(read_together([path for each in files.values() for path in each], device, group))
-    weights: dict[str, Tensors] = {}
-    for name, paths in files.items():
-        for _ in paths:
-            weights.setdefault(name, {}).update(next(read))
-    return weights
+def _load_models(
+    parts: dict[str, Part],
+    device: torch.device,
+    dtype: torch.dtype,
+    group: dist.ProcessGroup | None,
+) -> dict[str, nn.Module]:
+    files = {name: part.files() for name, part in parts.items()}
+    with ThreadPoolExecutor(1, "polyrank-load") as thread:
+        paths = [path for each in files.values() for path in each]
+        reading = thread.submit(read_together, paths, device, group)
+        empty = {name: part.empty() if files[name] else None for name, part in parts.items()}
+        read = iter(reading.result())
+    models = {}
+    for name, part in parts.items():
+        weights: Tensors = {}
+        for _ in files[name]:
+            weights |= next(read)
+        model = part.fill(empty[name], weights, device, dtype) if weights else None
+        if model is None:
+            log.info("%s is loaded by %s.from_pretrained", part.folder, part.kind.__name__)
+            options = {"variant": part.variant} if part.variant else {}
+            named = DTYPE if issubclass(part.kind, ModelMixin) else "torch_dtype"
+            model = part.kind.from_pretrained(part.folder, **{named: dtype}, **options).to(device)
+        models[name] = model
+    return models

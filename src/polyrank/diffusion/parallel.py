@@ -7,8 +7,7 @@ from typing import Any
 import torch.distributed as dist
 
 from polyrank.diffusion.context import share_transformer
-from polyrank.diffusion.optimized import FastDecoder, FastUNet
-from polyrank.diffusion.team import Team
+from polyrank.diffusion.optimize import FastDecoder, FastUNet
 from polyrank.errors import UnsupportedPipeline
 
 
@@ -43,7 +42,7 @@ def parallelize(
     fast_unet = getattr(unet, "forward", None)
     if unet is None or not isinstance(fast_unet, FastUNet):
         raise UnsupportedPipeline("parallelize() needs a pipeline that optimize() was called on")
-    team = Team(group, unet.device, symmetric=symmetric)
+    team = fast_unet.team(group, symmetric=symmetric)
     for part in (fast_unet, getattr(pipeline.vae, "decode", None)):
         if isinstance(part, FastUNet | FastDecoder):
             part.share(team)

@@ -9,8 +9,11 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from polyrank.distributed import grid
+
 if TYPE_CHECKING:
     import torch
+    from PIL.Image import Image
 
 T = TypeVar("T")
 
@@ -103,6 +106,21 @@ class DistributedWorker:
     def add_streaming_error(self, error: BaseException | str) -> None:
         """Streams ``{"error": …}``; the request goes on."""
         self.add_streaming_result({"error": str(error) or type(error).__name__})
+
+    def gather_grid(self, picture: Image, quality: int = grid.QUALITY) -> bytes | None:
+        """All ranks' pictures side by side as one JPEG, on rank 0; None on all others.
+
+        Each rank encodes its own at the same time, so that a grid takes as long as one picture.
+        Every rank calls it, with pictures of one size. Raises ValueError for different ones.
+        """
+        mine = grid.encode(picture, quality)
+        if self.world_size == 1:
+            return mine
+        import torch.distributed as dist
+
+        everyone: list[Any] = [None] * self.world_size
+        dist.gather_object(mine, everyone if self.rank == 0 else None, dst=0)
+        return grid.join(everyone, quality) if self.rank == 0 else None
 
     def checkpoint(self) -> None:
         """Call it once per step: ends the request here if the caller has gone.

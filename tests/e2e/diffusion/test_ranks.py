@@ -122,6 +122,19 @@ async def test_two_ranks_paint_the_picture_of_one(
     assert difference(pictures[0], paint(alone, **options)) <= 2
 
 
+async def test_ranks_part_and_come_together_again(
+    together: DistributedRunner, alone: StableDiffusionXLPipeline
+) -> None:
+    expected = paint(alone)
+    own = await together.invoke({"steps": 4, "join": False})
+    assert own[0] != own[1]  # a picture each, of another seed
+    assert difference(own[0], expected) <= 2
+    for _ in range(2):
+        pictures = await together.invoke({"steps": 4, "join": True})
+        assert pictures[0] == pictures[1]
+        assert difference(pictures[0], expected) <= 2
+
+
 async def test_four_ranks_paint_the_picture_of_one(alone: StableDiffusionXLPipeline) -> None:
     runner = DistributedRunner(Painter, world_size=4, device="cpu")
     await runner.start(together=True)

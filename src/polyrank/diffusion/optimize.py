@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor
@@ -138,7 +139,18 @@ class FastUNet:
         self._ahead: deque[torch.cuda.Event] = deque()
         self._multiple = 2 ** (len(unet.config.block_out_channels) - 1)
         self._text_share: Share | None = None
+        self._teams: dict[tuple[dist.ProcessGroup, bool], Team] = {}
         unet.forward = self
+
+    def team(self, group: dist.ProcessGroup | None, *, symmetric: bool) -> Team:
+        """The ranks of a group as a team, the same one every time.
+
+        It is kept: memory that GPUs see of each other cannot be freed while a graph is recorded.
+        """
+        key = (group or dist.group.WORLD, symmetric)
+        if key not in self._teams:
+            self._teams[key] = Team(key[0], self._unet.device, symmetric=symmetric)
+        return self._teams[key]
 
     def share(self, team: Team | None) -> None:
         """From the next call on the team's ranks compute a part each; None: no more."""

@@ -1,0 +1,117 @@
+"""A grid of JPEGs, put together from their bytes: each rank encodes its own picture.
+
+A JPEG may say that its decoder starts afresh after every so many blocks (restart markers, ITU-T
+T.81, B.2.1 and F.1.1.5). ``encode`` has that happen at the end of every row of blocks. The rows of
+several pictures, one after the other, are then those of the picture that has them side by side.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+QUALITY = 95
+START_OF_FRAME, START_OF_SCAN = 0xC0, 0xDA
+END_OF_IMAGE = b"\xff\xd9"
+FIRST_RESTART, RESTARTS = 0xD0, 8
+BETWEEN_ROWS = re.compile(rb"\xff[\xd0-\xd7]")
+# Sides of a block with colours at half the resolution, and with all of them.
+HALVED, FULL = 16, 8
+
+
+def encode(picture: Image, quality: int = QUALITY) -> bytes:
+    """A picture as a JPEG that ``join`` can take."""
+    # What goes into a grid has to consist of whole blocks.
+    options: dict[str, Any] = {"restart_marker_rows": 1}
+    if picture.width % HALVED or picture.height % HALVED:
+        options["subsampling"] = "4:4:4"
+    file = io.BytesIO()
+    colours = picture if picture.mode == "RGB" else picture.convert("RGB")
+    colours.save(file, "JPEG", quality=quality, **options)
+    return file.getvalue()
+
+
+def join(pictures: Sequence[bytes], quality: int = QUALITY) -> bytes:
+    """What ``encode`` made of pictures of one size as one JPEG, in as many columns as rows or one
+    row less. What is left of the last row is black.
+
+    Raises ValueError for pictures of different sizes. Sides that are no multiples of 8 are encoded
+    again.
+    """
+    columns = math.ceil(math.sqrt(len(pictures)))
+    tiles = [_Tile.of(each) for each in pictures]
+    width, height = tiles[0].width, tiles[0].height
+    if any((each.width, each.height) != (width, height) for each in tiles):
+        sizes = ", ".join(f"{each.width}x{each.height}" for each in tiles)
+        raise ValueError(f"a grid is of pictures of one size, not of {sizes}")
+    if width % FULL or height % FULL:
+        return _join_pixels(pictures, width, height, columns, quality)
+    missing = -len(tiles) % columns
+    tiles += [_Tile.of(_black(width, height, quality))] * missing
+    parts = [tiles[0].header_of(columns * width, len(tiles) // columns * height)]
+    for first in range(0, len(tiles), columns):
+        for rows in zip(*(each.rows for each in tiles[first : first + columns]), strict=True):
+            for row in rows:
+                parts += [row, _restart(len(parts) // 2)]
+    return b"".join([*parts[:-1], END_OF_IMAGE])
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """A JPEG in pieces: all that comes before the rows, and the rows."""
+
+    header: bytes
+    rows: list[bytes]
+    size_at: int
+
+    @classmethod
+    def of(cls, jpeg: bytes) -> _Tile:
+        at, size_at = 2, 0
+        while jpeg[at + 1] != START_OF_SCAN:
+            if jpeg[at + 1] == START_OF_FRAME:
+                size_at = at + 5
+            at += 2 + int.from_bytes(jpeg[at + 2 : at + 4])
+        at += 2 + int.from_bytes(jpeg[at + 2 : at + 4])
+        return cls(jpeg[:at], BETWEEN_ROWS.split(jpeg[at : -len(END_OF_IMAGE)]), size_at)
+
+    @property
+    def height(self) -> int:
+        return int.from_bytes(self.header[self.size_at : self.size_at + 2])
+
+    @property
+    def width(self) -> int:
+        return int.from_bytes(self.header[self.size_at + 2 : self.size_at + 4])
+
+    def header_of(self, width: int, height: int) -> bytes:
+        """The header for a picture of another size."""
+        size = height.to_bytes(2) + width.to_bytes(2)
+        return self.header[: self.size_at] + size + self.header[self.size_at + 4 :]
+
+
+def _restart(number: int) -> bytes:
+    return bytes([0xFF, FIRST_RESTART + number % RESTARTS])
+
+
+def _black(width: int, height: int, quality: int) -> bytes:
+    from PIL import Image
+
+    return encode(Image.new("RGB", (width, height)), quality)
+
+
+def _join_pixels(
+    pictures: Sequence[bytes], width: int, height: int, columns: int, quality: int
+) -> bytes:
+    from PIL import Image
+
+    grid = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height))
+    for number, jpeg in enumerate(pictures):
+        row, column = divmod(number, columns)
+        grid.paste(Image.open(io.BytesIO(jpeg)), (column * width, row * height))
+    return encode(grid, quality)

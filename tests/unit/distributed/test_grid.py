@@ -1,0 +1,70 @@
+"""JPEGs are put into a grid without being decoded."""
+
+import io
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from polyrank.distributed import grid
+
+
+def picture(number: int, width: int, height: int) -> Image.Image:
+    """Smooth colours that differ from picture to picture, with some noise on them."""
+    random = np.random.default_rng(number)
+    small = Image.fromarray(random.integers(0, 256, (4, 4, 3), np.uint8))
+    smooth = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC), np.int16)
+    noise = random.integers(-20, 20, (height, width, 3))
+    return Image.fromarray((smooth + noise).clip(0, 255).astype(np.uint8))
+
+
+def decoded(jpeg: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(jpeg)), np.int16)
+
+
+def pasted(tiles: list[np.ndarray], columns: int) -> np.ndarray:
+    """The tiles in rows, black where there is none."""
+    tiles = tiles + [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
+    rows = [np.hstack(tiles[at : at + columns]) for at in range(0, len(tiles), columns)]
+    return np.vstack(rows)
+
+
+# A tile of 72x40 has all its colours, one of 64x48 half of them: there, decoders take the colours
+# of a pixel from those around it, across the border too.
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 8])
+@pytest.mark.parametrize(("width", "height", "border"), [(72, 40, 0), (8, 8, 0), (64, 48, 1)])
+def test_a_grid_has_the_pixels_of_its_pictures(
+    count: int, width: int, height: int, border: int
+) -> None:
+    jpegs = [grid.encode(picture(number, width, height)) for number in range(count)]
+    columns = math.ceil(math.sqrt(count))
+    found = decoded(grid.join(jpegs))
+    expected = pasted([decoded(each) for each in jpegs], columns)
+    assert found.shape == expected.shape
+    for top in range(0, len(found), height):
+        for left in range(0, columns * width, width):
+            inside = (
+                slice(top + border, top + height - border),
+                slice(left + border, left + width - border),
+            )
+            assert np.array_equal(found[inside], expected[inside]), (top, left)
+
+
+def test_sides_that_are_not_whole_blocks_are_encoded_again() -> None:
+    tiles = [picture(number, 50, 30) for number in range(3)]
+    found = decoded(grid.join([grid.encode(each) for each in tiles]))
+    expected = pasted([np.asarray(each, np.int16) for each in tiles], 2)
+    assert found.shape == (60, 100, 3)
+    assert np.abs(found - expected).mean() < 6
+
+
+def test_any_mode_of_picture_will_do() -> None:
+    tiles = [picture(0, 16, 16).convert(mode) for mode in ("RGBA", "L", "P", "RGB")]
+    assert decoded(grid.join([grid.encode(each) for each in tiles])).shape == (32, 32, 3)
+
+
+def test_pictures_of_different_sizes_are_refused() -> None:
+    jpegs = [grid.encode(picture(0, 16, 16)), grid.encode(picture(0, 16, 24))]
+    with pytest.raises(ValueError, match="of one size, not of 16x16, 16x24"):
+        grid.join(jpegs)
