@@ -75,6 +75,8 @@ class ServerSettings(BaseSettings):
     # How many replicas without GPUs may run at once, an app of machine type S being one; None is
     # the number of cores.
     slots: int | None = Field(default=None, gt=0)
+    # What the GPUs of apps stand for here: "GPU-H100=GPU-RTX4090, GPU-A100=GPU".
+    machine_types: Annotated[dict[str, str], NoDecode] = {}
     # How many requests may wait for one app.
     max_queued: int = Field(default=100_000, gt=0)
     auth: Literal["loopback", "always"] = "loopback"
@@ -111,6 +113,16 @@ class ServerSettings(BaseSettings):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("machine_types", mode="before")
+    @classmethod
+    def _pair(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+        if not all(name.strip() and other.strip() for name, _, other in pairs):
+            raise ValueError("is not like GPU-H100=GPU-RTX4090, GPU-A100=GPU")
+        return {name.strip(): other.strip() for name, _, other in pairs}
 
     @field_validator("webhook_networks")
     @classmethod

@@ -86,7 +86,11 @@ class Installation:
         belongings = Belongings(server.database, settings)
         staging = Staging(server, data, environments, url, belongings, self._ca)
         launcher = self._launcher(data / "replicas", staging)
-        inventory = Elsewhere() if self._on_cluster else Inventory.detect(slots=settings.slots)
+        inventory = (
+            Elsewhere()
+            if self._on_cluster
+            else Inventory.detect(slots=settings.slots, stands_for=settings.machine_types)
+        )
         name = f"{socket.gethostname()} {data.resolve()}"
         self._fleet = fleet = Fleet(server, launcher, inventory, staging, logs, name)
         deployments = Deployments(fleet, staging, server.requests)

@@ -111,6 +111,7 @@ class Inventory:
         links: Links | None = None,
         driver: Nvml | None = None,
         avoid_others: bool = False,
+        stands_for: Mapping[str, str] | None = None,
     ) -> None:
         if slots < 1:
             raise ValueError(f"a machine has at least one slot, not {slots}")
@@ -119,6 +120,7 @@ class Inventory:
         self._links = links or {}
         self._driver = driver
         self._avoid_others = avoid_others
+        self._stands_for = {name.upper(): other for name, other in (stands_for or {}).items()}
         self._broken: dict[str, str] = {}
         self._leases: dict[str, Lease] = {}
         self._expected: set[str] = set()  # owners whose leases are about to come back
@@ -134,8 +136,11 @@ class Inventory:
         avoid_others: bool = False,
         environment: Mapping[str, str] = os.environ,
         driver: Nvml | None = None,
+        stands_for: Mapping[str, str] | None = None,
     ) -> Inventory:
         """What this machine has: the GPUs that NVML and CUDA_VISIBLE_DEVICES show, and its cores.
+
+        ``stands_for`` says which type of GPU is meant by another: ``{"GPU-H100": "GPU-RTX4090"}``.
 
         With ``avoid_others`` a GPU on which a process of somebody else computes is not leased;
         else it is only taken last.
@@ -143,11 +148,18 @@ class Inventory:
         slots = len(os.sched_getaffinity(0)) if slots is None else slots
         driver = driver or Nvml.open()
         if driver is None:
-            return cls((), slots)
+            return cls((), slots, stands_for=stands_for)
         gpus = driver.gpus(environment)
         faults = {each.uuid: driver.fault(each.uuid) for each in gpus}
         links = driver.links([each for each in gpus if faults[each.uuid] is None])
-        found = cls(gpus, slots, links=links, driver=driver, avoid_others=avoid_others)
+        found = cls(
+            gpus,
+            slots,
+            links=links,
+            driver=driver,
+            avoid_others=avoid_others,
+            stands_for=stands_for,
+        )
         for uuid, fault in faults.items():
             if fault is not None:
                 found.take_out(uuid, fault)
@@ -155,11 +167,16 @@ class Inventory:
 
     @classmethod
     def declared(
-        cls, gpus: Iterable[str] = (), *, slots: int = 1, links: Links | None = None
+        cls,
+        gpus: Iterable[str] = (),
+        *,
+        slots: int = 1,
+        links: Links | None = None,
+        stands_for: Mapping[str, str] | None = None,
     ) -> Inventory:
         """A machine as it is said to be: its GPUs by name; their UUIDs are GPU-0, GPU-1, …"""
         found = [Gpu(index, f"GPU-{index}", name) for index, name in enumerate(gpus)]
-        return cls(found, slots, links=links)
+        return cls(found, slots, links=links, stands_for=stands_for)
 
     def watch(self, on_broken: Callable[[Device], None] | None = None) -> None:
         """From now on GPUs that break are taken out, and ``on_broken`` is told in this loop."""
@@ -326,6 +343,8 @@ class Inventory:
         message = f"asks for {waiter.wanted}; this machine has {there or 'no GPU'}"
         if self._broken:
             message += f", of which {_count(len(self._broken), 'GPU')} cannot be used"
+        elif len(names) >= min(each.gpus for each in waiter.machines):
+            message += "; POLYRANK_MACHINE_TYPES can say which of them stand for those"
         needed = max(each.gpus for each in waiter.machines)
         raise NotEnoughDevices(message, needed=needed, found=len(names) - len(self._broken))
 
@@ -414,7 +433,8 @@ class Inventory:
             self._serve()
 
     def _is(self, uuid: str, machine: Machine) -> bool:
-        return machine.gpus > 0 and is_of_type(self._gpus[uuid].name, machine.type)
+        type = self._stands_for.get(machine.type.upper(), machine.type)
+        return machine.gpus > 0 and is_of_type(self._gpus[uuid].name, type)
 
     def _is_free(self, uuid: str) -> bool:
         held = any(uuid in each.gpus for each in self._leases.values())

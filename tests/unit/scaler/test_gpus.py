@@ -7,6 +7,7 @@ from itertools import combinations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from polyrank.errors import NotEnoughDevices
 from polyrank.machines import Machine
@@ -20,6 +21,7 @@ from polyrank.scaler.gpus import (
     best_linked,
 )
 from polyrank.scaler.nvml import Links
+from polyrank.settings import ServerSettings
 
 A100 = "NVIDIA A100-SXM4-80GB"
 H100 = "NVIDIA H100 80GB HBM3"
@@ -100,12 +102,26 @@ async def test_of_several_machine_types_the_first_that_is_free_is_taken() -> Non
     assert (await third).machine == Machine("GPU-A100", 1)
 
 
+async def test_an_operator_says_what_a_type_stands_for() -> None:
+    """An app written for H100s runs on what there is, without a change."""
+    stands_for = ServerSettings.model_validate(
+        {"machine_types": "gpu-h100=GPU-A100, GPU-B200 = GPU"}
+    ).machine_types
+    inventory = Inventory.declared([A100, H100], stands_for=stands_for)
+    assert (await inventory.lease(Wanted.of("GPU-H100"), "r1")).gpus == ("GPU-0",)
+    assert (await inventory.lease(Wanted.of("GPU-B200"), "r2")).gpus == ("GPU-1",)
+    with pytest.raises(ValidationError, match="is not like GPU-H100=GPU-RTX4090"):
+        ServerSettings.model_validate({"machine_types": "GPU-H100"})
+
+
 async def test_what_can_never_be_had_is_an_error_that_says_what_is_there() -> None:
     inventory = Inventory.declared([A100, A100])
     says = f"asks for 4 x GPU-H100; this machine has 2 x {A100}"
     with pytest.raises(NotEnoughDevices, match=f"^{says}$") as raised:
         await inventory.lease(Wanted.of("GPU-H100", 4), "r1")
     assert (raised.value.needed, raised.value.found) == (4, 2)
+    with pytest.raises(NotEnoughDevices, match="POLYRANK_MACHINE_TYPES can say which of them"):
+        await inventory.lease(Wanted.of("GPU-H100", 2), "r1")
     with pytest.raises(NotEnoughDevices, match="asks for 1 x GPU; this machine has no GPU"):
         await Inventory.declared().lease(Wanted.of("GPU", device="cuda"), "r1")
 
