@@ -68,8 +68,9 @@ class Bench(DistributedWorker):
         every: int = 0,
         same_seed: bool = False,
         size: int | None = None,
+        batch: int = 1,
     ) -> float:
-        """Seconds of one picture, of the slowest rank; it is kept under ``name``."""
+        """Seconds of a batch, of the slowest rank; its first picture is kept under ``name``."""
         import contextlib
 
         import torch
@@ -77,6 +78,7 @@ class Bench(DistributedWorker):
         watching = (
             self.previewer.watch(steps, every) if every else contextlib.nullcontext(lambda *a: {})
         )
+        seed = 0 if same_seed else self.rank
         begun = time.perf_counter()
         with watching as watch:
             picture = self.pipeline(
@@ -85,7 +87,8 @@ class Bench(DistributedWorker):
                 guidance_scale=5.0,
                 width=size or self.size,
                 height=size or self.size,
-                generator=torch.Generator().manual_seed(0 if same_seed else self.rank),
+                num_images_per_prompt=batch,
+                generator=[torch.Generator().manual_seed(seed + each) for each in range(batch)],
                 callback_on_step_end=self.cancellable(watch),
             ).images[0]
         seconds = time.perf_counter() - begun
@@ -279,9 +282,11 @@ async def fill(table: Table, args: argparse.Namespace) -> None:
     for steps in (few, many):
         picture = picture_of(args, steps)
         table.add(f"plain pipeline, {steps} steps", plain[steps], plain[steps], picture=picture)
-    await table.do("paint", name="plain one", steps=few, same_seed=True)
     first = await table.do("optimize")
     table.add("`optimize` and the first picture (2 steps)", first)
+    seconds = await table.median("graphs", few)
+    note = likeness(*await table.do("compare", one=f"plain{few}", other="graphs"))
+    table.add(f"graphs, while it compiles, {few} steps", seconds, plain[few], note)
     await compile_together(table, args, args.size)
     waited, swap, state = await table.do("compiled")
     say(state)
@@ -302,6 +307,13 @@ async def fill(table: Table, args: argparse.Namespace) -> None:
     if args.profile and args.device == "cuda":
         table.spent["one GPU"] = await table.do("spent", size=args.size)
     await fill_together(table, args, plain)
+    # The last, as it has another shape compiled; the first call records it.
+    await table.do("paint", name="batch", steps=2, batch=2)
+    seconds = await table.do("paint", name="batch", steps=few, batch=2)
+    note = "the first against one alone: " + likeness(
+        *await table.do("compare", one=f"fast{few}", other="batch")
+    )
+    table.add(f"a batch of two from graphs, {few} steps", seconds, note=note)
 
 
 async def compile_together(table: Table, args: argparse.Namespace, size: int) -> None:
