@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -252,15 +251,12 @@ def test_an_address_of_ip_version_6_is_one_that_can_be_called(
 
 
 @pytest.mark.parametrize("command", ["--help", "run --help", "--version"])
-def test_help_is_quick_and_imports_no_torch(command: str) -> None:
-    run = [sys.executable, "-X", "importtime", "-m", "polyrank.cli.main", *command.split()]
-    assert "torch" not in subprocess.run(run, check=True, capture_output=True, text=True).stderr
-    took = []
-    for _ in range(5):
-        began = time.monotonic()
-        subprocess.run([run[0], *run[3:]], check=True, stdout=subprocess.DEVNULL)
-        took.append(time.monotonic() - began)
-    assert min(took) < 0.3, took
+def test_help_is_quick_as_it_imports_little(command: str) -> None:
+    run = [sys.executable, "-X", "importtime", "-m", "polyrank", *command.split()]
+    told = subprocess.run(run, check=True, capture_output=True, text=True)
+    imported = {line.rpartition("|")[2].strip() for line in told.stderr.splitlines()}
+    assert "typer" in imported
+    assert imported.isdisjoint({"torch", "fastapi", "sqlalchemy", "httpx", "numpy"})
 
 
 def test_a_setup_that_never_ends_is_ended_in_time(
