@@ -59,12 +59,11 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Device:
-    """A GPU as it stands: why it is not used, which replica has it, who else is on it."""
+    """A GPU as it stands: why it is not used, and which replica has it."""
 
     gpu: Gpu
     broken: str | None = None
     owner: str | None = None
-    others: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,8 +210,8 @@ class Inventory:
             state = "free" if each.owner is None else f"held by {each.owner}"
             if each.broken is not None:
                 state = f"not used: {each.broken}"
-            elif each.owner is None and each.others:
-                state = f"in use by {_count(len(each.others), 'other process', 'es')}"
+            elif each.owner is None and (others := self._others(each.gpu.uuid)):
+                state = f"in use by {_count(len(others), 'other process', 'es')}"
             lines.append(f"  {each.gpu.index}  {each.gpu.name}{memory}  {each.gpu.uuid}  {state}")
         for pair, count in self._links.items():
             one, other = sorted(self._gpus[uuid].index for uuid in pair)
@@ -311,8 +310,7 @@ class Inventory:
     def _device(self, uuid: str) -> Device:
         holders = (each.owner for each in self._leases.values() if uuid in each.gpus)
         owner = next(holders, None)
-        others = self._others(uuid) if owner is None else ()
-        return Device(self._gpus[uuid], self._broken.get(uuid), owner, others)
+        return Device(self._gpus[uuid], self._broken.get(uuid), owner)
 
     def _others(self, uuid: str) -> tuple[int, ...]:
         """Processes on a GPU that no replica holds; our own servers compute on none."""
