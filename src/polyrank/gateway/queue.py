@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -226,7 +227,8 @@ class Queue:
         """What the request was sent with."""
         row = await self._row(request)
         # Never as a page: it is shown below our own address.
-        kind = "application/json" if _is_json(row["body"]) else "application/octet-stream"
+        is_json = await asyncio.to_thread(_is_json, row["body"])  # which may be large
+        kind = "application/json" if is_json else "application/octet-stream"
         return Response(row["body"], media_type=kind, headers={"x-content-type-options": "nosniff"})
 
     async def cancel(self, request: Request) -> Response:
