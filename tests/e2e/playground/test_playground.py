@@ -99,7 +99,7 @@ def test_an_app_that_starts_says_so_until_it_is_ready(browser: Browser, tmp_path
     expect(second.get_by_text("local/slow: starting replica")).to_be_visible()
     (tmp_path / "go").touch()
     expect(first.get_by_role("link", name="local/slow")).to_contain_text("ready")
-    second.get_by_role("button", name="Run").click()
+    second.get_by_role("button", name="Run", exact=True).click()
     expect(second.get_by_role("tabpanel")).to_contain_text("hello")
     context.close()
     assert program.end() == 0
@@ -287,7 +287,7 @@ def test_escape_cancels_on_the_server_too(open_page: Open, site: str) -> None:
     expect(page.get_by_role("img", name="Preview")).to_be_visible()
     page.keyboard.press("Escape")
     expect(status(page)).to_have_text("Cancelled")
-    expect(page.get_by_role("button", name="Run")).to_be_enabled()
+    expect(page.get_by_role("button", name="Run", exact=True)).to_be_enabled()
     with httpx.Client(base_url=f"{site}/queue/local/playground-app") as client:
         newest = client.get("/requests?limit=1").json()["requests"][0]
     assert (newest["state"], newest["error_type"]) == ("done", "client_cancelled")
@@ -305,7 +305,7 @@ def test_a_request_that_waits_says_why_and_one_that_runs_what_it_prints(open_pag
         run(page)
         expect(status(page)).to_have_text("Queued")
         expect(page.get_by_role("status")).to_contain_text(words)
-    first.get_by_role("button", name="Cancel").click()
+    first.get_by_role("button", name="Cancel", exact=True).click()
     expect(status(first)).to_have_text("Cancelled")
     for page in (second, third):
         expect(status(page)).to_have_text("Completed")
@@ -433,7 +433,7 @@ def test_a_narrow_screen_needs_no_sideways_scrolling(open_page: Open, path: str)
     expect(page.get_by_text("playground-app").first).to_be_visible()
     if path != "/":
         page.get_by_label("Prompt").first.fill("sea")
-        page.get_by_role("button", name="Run").click()
+        page.get_by_role("button", name="Run", exact=True).click()
         expect(page.get_by_role("tabpanel").get_by_role("img")).to_be_in_viewport()
     assert page.evaluate("document.documentElement.scrollWidth") <= 340
 

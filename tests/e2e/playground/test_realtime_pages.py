@@ -38,7 +38,7 @@ def status(page: Page) -> Locator:
 
 def test_each_change_is_sent_and_each_picture_shown(open_endpoint) -> None:
     page = open_endpoint("/paint")
-    page.get_by_role("button", name="Connect").click()
+    page.get_by_role("button", name="Connect", exact=True).click()
     preview = page.get_by_role("img", name="Preview")
     expect(preview).to_have_js_property("naturalWidth", 121)
     page.get_by_label("Red", exact=True).fill("200")
@@ -52,10 +52,10 @@ def test_each_change_is_sent_and_each_picture_shown(open_endpoint) -> None:
     expect(preview).to_have_js_property("naturalWidth", 11)
     expect(red).not_to_have_attribute("aria-invalid", "true")
 
-    page.get_by_role("button", name="Disconnect").click()
+    page.get_by_role("button", name="Disconnect", exact=True).click()
     expect(status(page)).to_have_text("Completed")
     expect(page.get_by_role("tabpanel")).to_contain_text("grüße")
-    expect(page.get_by_role("button", name="Connect")).to_be_enabled()
+    expect(page.get_by_role("button", name="Connect", exact=True)).to_be_enabled()
 
 
 def test_a_change_while_connecting_is_what_is_sent(open_endpoint) -> None:
@@ -80,10 +80,10 @@ def test_a_change_while_connecting_is_what_is_sent(open_endpoint) -> None:
 
 def test_many_inputs_are_sent_by_hand_and_ended(open_endpoint) -> None:
     page = open_endpoint("/sum")
-    page.get_by_role("button", name="Connect").click()
+    page.get_by_role("button", name="Connect", exact=True).click()
     expect(status(page)).to_have_text("Connected")
     page.get_by_label("Red", exact=True).fill("30")
-    page.get_by_role("button", name="Send").click()
+    page.get_by_role("button", name="Send", exact=True).click()
     page.get_by_role("button", name="Finish").click()
     expect(status(page)).to_have_text("Completed")
     expect(page.get_by_role("tabpanel")).to_contain_text("150")

@@ -61,7 +61,7 @@ def test_a_run_survives_the_death_of_its_server(browser: Browser, tmp_path: Path
     page.get_by_label("Endpoint").select_option("/work")
     page.get_by_label("Number", exact=True).fill("2")
     page.get_by_label("Seconds", exact=True).fill("1")
-    page.get_by_role("button", name="Run").click()
+    page.get_by_role("button", name="Run", exact=True).click()
     status = page.get_by_role("status").locator("strong")
     expect(status).to_have_text("Running")
     end(server, kill=True)
