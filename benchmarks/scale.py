@@ -15,13 +15,22 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from benchmarks.floors import THROUGHPUT_ANCHOR, floor_s
 from benchmarks.models import random_sdxl
 from benchmarks.options import COMPILE_LIMIT_S, add_arguments, say
 from examples.parallel_sdxl import Painter, Prompt
-from polyrank.distributed import DistributedRunner
+from polyrank.distributed import DistributedRunner, grid
+
+# Of what comes after the last step, on rank 0.
+PARTS = (
+    "decoder, and the picture in host memory",
+    "its JPEG",
+    "waiting for the slowest rank",
+    "gathering and joining",
+)
 
 
 class Clocked(Painter):
@@ -53,13 +62,33 @@ class Clocked(Painter):
 
         return on_step_end
 
-    def __call__(self, streaming: bool = False, *, wait: bool = False, **payload: Any) -> Any:
+    def gather_grid(self, picture: Any, quality: int = grid.QUALITY) -> bytes | None:
+        """The example's; if asked for, with the seconds of its parts (see PARTS)."""
+        if not self.in_parts:
+            return super().gather_grid(picture, quality)
+        import torch.distributed as dist
+
+        marks = [self.stepped, Moment(self.device)]
+        grid.encode(picture, quality)
+        marks.append(Moment(self.device))
+        dist.all_gather_object([None] * self.world_size, None)
+        marks.append(Moment(self.device))
+        joined = super().gather_grid(picture, quality)
+        marks.append(Moment(self.device))
+        self.parts = [one.until(other) for one, other in pairwise(marks)]
+        self.parts[-1] -= self.parts[1]  # it encodes again
+        return joined
+
+    def __call__(
+        self, streaming: bool = False, *, wait: bool = False, in_parts: bool = False, **payload: Any
+    ) -> Any:
         """The example's answer, and the seconds from the last step to the grid's bytes."""
         if wait:
             ready = self.optimized.wait(COMPILE_LIMIT_S) and self.previewer.wait(COMPILE_LIMIT_S)
             return {"ready": ready}
+        self.in_parts, self.parts = in_parts, []
         result = super().__call__(streaming, **payload)
-        return {**result, "tail_s": self.stepped.until(Moment(self.device))}
+        return {**result, "tail_s": self.stepped.until(Moment(self.device)), "parts": self.parts}
 
 
 class Moment:
@@ -85,12 +114,13 @@ class Moment:
 
 @dataclass
 class Scaled:
-    """Seconds on so many ranks, medians: a request, one with previews, and its tail."""
+    """Seconds on so many ranks, medians: a request, one with previews, its tail and its parts."""
 
     ranks: int
     wall_s: float
     previews_s: float
     tail_s: float
+    parts_s: list[float]
 
 
 async def measure(ranks: int, args: argparse.Namespace) -> Scaled:
@@ -117,11 +147,13 @@ async def measure(ranks: int, args: argparse.Namespace) -> Scaled:
                 walls.append(wall)
                 tails.append(tail)
                 streamed.append(previews)
+        asked = {**payload, "in_parts": True}
+        parts = [(await runner.invoke(asked))["parts"] for _ in range(args.repeats)]
     finally:
         await runner.stop()
     medians = [statistics.median(each) for each in (walls, streamed, tails)]
     say(f"{ranks} ranks: wall, with previews, tail {medians}")
-    return Scaled(ranks, *medians)
+    return Scaled(ranks, *medians, [statistics.median(each) for each in zip(*parts, strict=True)])
 
 
 async def request(runner: DistributedRunner, payload: dict[str, Any]) -> tuple[float, float]:
@@ -160,7 +192,12 @@ def table(rows: Sequence[Scaled], args: argparse.Namespace) -> str:
             f"| {row.previews_s:.3f} | {row.previews_s / one.wall_s:.3f} "
             f"| {row.tail_s * 1e3:.1f} |"
         )
-    return "\n".join([*lines, "", f"Anchor, pictures/s and GPU: {THROUGHPUT_ANCHOR}."])
+    lines += ["", f"Anchor, pictures/s and GPU: {THROUGHPUT_ANCHOR}.", ""]
+    lines += [f"| after the last step, ms | {' | '.join(PARTS)} |", "|---|" + "---|" * len(PARTS)]
+    for row in rows:
+        cells = " | ".join(f"{part * 1e3:.1f}" for part in row.parts_s)
+        lines.append(f"| {row.ranks} | {cells} |")
+    return "\n".join(lines)
 
 
 def run(args: argparse.Namespace) -> str:
