@@ -25,7 +25,7 @@ from typing import Any
 
 from benchmarks.floors import Picture
 from benchmarks.models import PROMPT, SHAPES, random_sdxl
-from benchmarks.options import COMPILE_LIMIT_S, say
+from benchmarks.options import COMPILE_LIMIT_S, add_arguments, say
 from polyrank.distributed import DistributedRunner, DistributedWorker
 
 # What kernels do, by their names; the first that fits counts.
@@ -421,12 +421,9 @@ def report(table: Table, args: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Reads the arguments and measures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    add_arguments(parser)
     parser.add_argument("--ranks", type=int, default=1)
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
-    parser.add_argument("--model", choices=["random", "shapes"], default="random")
-    parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--steps", type=int, nargs=2, default=[20, 30])
-    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--cache", help="folder of compiled code; by default a fresh one")
     parser.add_argument(
         "--together", action="store_true", help="measure one GPU and all on one picture, no more"

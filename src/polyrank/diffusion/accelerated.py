@@ -214,6 +214,7 @@ class AcceleratedCore:
         self._weight_at = self._weight.data_ptr()
         self._moves += 1
         self._plans.clear()
+        self._wanted.clear()
         if self._moves == MAX_MOVES:
             log.warning("the %s is moved again and again, so it runs as it is", self.kind)
             self._graphs, self._compiler = False, None

@@ -51,10 +51,8 @@ class Share:
 class Team:
     """The ranks of a process group. All of them make the same calls in the same order."""
 
-    def __init__(
-        self, group: dist.ProcessGroup | None, device: torch.device, *, symmetric: bool = True
-    ) -> None:
-        self._group = group or dist.group.WORLD
+    def __init__(self, group: dist.ProcessGroup, device: torch.device, *, symmetric: bool) -> None:
+        self._group = group
         self._symmetric = symmetric
         self._device = device
         self.ranks: int = dist.get_world_size(group)

@@ -8,11 +8,10 @@ next, the grid is handed out. Nobody waits for a rank, and nothing runs on the G
 from __future__ import annotations
 
 import contextlib
-import math
 import secrets
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,6 +20,8 @@ import torch
 import torch.distributed as dist
 import zmq
 from PIL import Image
+
+from polyrank.distributed.grid import paste
 
 # Pictures of one rank that may wait at either end of its socket.
 UNDER_WAY = 4
@@ -81,7 +82,7 @@ class Board:
 
     def _grid(self) -> Image.Image:
         tiles = [self._pictures.get(rank) for rank in range(self._world_size)]
-        return grid(tiles)
+        return paste(tiles)
 
 
 class TileExchange:
@@ -159,17 +160,3 @@ class TileExchange:
         """Closes the sockets and ends the thread."""
         self._push.close()
         self._context.term()
-
-
-def grid(tiles: Sequence[Image.Image | None]) -> Image.Image:
-    """Pictures of one size side by side, in as many columns as rows or one more; None is black."""
-    first = next(tile for tile in tiles if tile is not None)
-    if len(tiles) == 1:
-        return first
-    columns = math.ceil(math.sqrt(len(tiles)))
-    rows = math.ceil(len(tiles) / columns)
-    whole = Image.new("RGB", (columns * first.width, rows * first.height))
-    for index, tile in enumerate(tiles):
-        if tile is not None:
-            whole.paste(tile, (index % columns * first.width, index // columns * first.height))
-    return whole

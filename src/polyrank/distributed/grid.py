@@ -40,19 +40,19 @@ def encode(picture: Image, quality: int = QUALITY) -> bytes:
 
 def join(pictures: Sequence[bytes], quality: int = QUALITY) -> bytes:
     """What ``encode`` made of pictures of one size as one JPEG, in as many columns as rows or one
-    row less. What is left of the last row is black.
+    more. What is left of the last row is black.
 
     Raises ValueError for pictures of different sizes. Sides that are no multiples of 8 are encoded
     again.
     """
-    columns = math.ceil(math.sqrt(len(pictures)))
+    columns = _columns(len(pictures))
     tiles = [_Tile.of(each) for each in pictures]
     width, height = tiles[0].width, tiles[0].height
     if any((each.width, each.height) != (width, height) for each in tiles):
         sizes = ", ".join(f"{each.width}x{each.height}" for each in tiles)
         raise ValueError(f"a grid is of pictures of one size, not of {sizes}")
     if width % FULL or height % FULL:
-        return _join_pixels(pictures, width, height, columns, quality)
+        return _join_pixels(pictures, quality)
     missing = -len(tiles) % columns
     tiles += [_Tile.of(_black(width, height, quality))] * missing
     parts = [tiles[0].header_of(columns * width, len(tiles) // columns * height)]
@@ -61,6 +61,23 @@ def join(pictures: Sequence[bytes], quality: int = QUALITY) -> bytes:
             for row in rows:
                 parts += [row, _restart(len(parts) // 2)]
     return b"".join([*parts[:-1], END_OF_IMAGE])
+
+
+def paste(pictures: Sequence[Image | None]) -> Image:
+    """Pictures of one size side by side, in as many columns as rows or one more; None is black."""
+    from PIL import Image
+
+    first = next(picture for picture in pictures if picture is not None)
+    if len(pictures) == 1:
+        return first
+    columns = _columns(len(pictures))
+    rows = math.ceil(len(pictures) / columns)
+    whole = Image.new("RGB", (columns * first.width, rows * first.height))
+    for index, picture in enumerate(pictures):
+        if picture is not None:
+            row, column = divmod(index, columns)
+            whole.paste(picture, (column * first.width, row * first.height))
+    return whole
 
 
 @dataclass(frozen=True)
@@ -105,13 +122,11 @@ def _black(width: int, height: int, quality: int) -> bytes:
     return encode(Image.new("RGB", (width, height)), quality)
 
 
-def _join_pixels(
-    pictures: Sequence[bytes], width: int, height: int, columns: int, quality: int
-) -> bytes:
+def _join_pixels(pictures: Sequence[bytes], quality: int) -> bytes:
     from PIL import Image
 
-    grid = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height))
-    for number, jpeg in enumerate(pictures):
-        row, column = divmod(number, columns)
-        grid.paste(Image.open(io.BytesIO(jpeg)), (column * width, row * height))
-    return encode(grid, quality)
+    return encode(paste([Image.open(io.BytesIO(each)) for each in pictures]), quality)
+
+
+def _columns(count: int) -> int:
+    return math.ceil(math.sqrt(count))

@@ -3,7 +3,8 @@
 import pytest
 from PIL import Image
 
-from polyrank.diffusion.tiles import Board, Tile, grid
+from polyrank.diffusion.tiles import Board, Tile
+from polyrank.distributed.grid import paste
 
 
 def picture(level: int) -> Image.Image:
@@ -74,4 +75,4 @@ def test_a_rank_that_begins_before_rank_0_loses_nothing() -> None:
     ("tiles", "size"), [(1, (2, 2)), (2, (4, 2)), (3, (4, 4)), (4, (4, 4)), (8, (6, 6))]
 )
 def test_grids_are_nearly_square(tiles: int, size: tuple[int, int]) -> None:
-    assert grid([picture(1)] * tiles).size == size
+    assert paste([picture(1)] * tiles).size == size
