@@ -20,6 +20,14 @@ NAMES = itertools.count()
 # Machines are shared, and an answer may be late: what ends a test that hangs is its own limit.
 vars(httpx._config.DEFAULT_TIMEOUT_CONFIG).update(vars(httpx.Timeout(60)))
 
+# What starts the tests in the background has them, and all that they start, ignore these.
+for signum, default in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(signum) == signal.SIG_IGN:
+        signal.signal(signum, default)
+
 
 @contextlib.contextmanager
 def postgres_server() -> Iterator[PostgresServer]:

@@ -21,11 +21,9 @@ from polyrank.errors import RequestTimeout, RunnerError, RunnerStopped, SetupFai
 PROGRAMS = Path(__file__).parents[2] / "programs"
 
 PARENT = """
-import asyncio, signal, sys
+import asyncio, sys
 from engine_workers import Playground
 from polyrank.distributed import DistributedRunner
-
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests that nohup started would ignore it
 
 async def main():
     runner = DistributedRunner(Playground, world_size=2, device="cpu")
