@@ -15,7 +15,6 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 from benchmarks.floors import THROUGHPUT_ANCHOR, floor_s
@@ -24,12 +23,12 @@ from benchmarks.options import COMPILE_LIMIT_S, add_arguments, say
 from examples.parallel_sdxl import Painter, Prompt
 from polyrank.distributed import DistributedRunner, grid
 
-# Of what comes after the last step, on rank 0.
+# Of what comes after the last step: on rank 0, but for the last.
 PARTS = (
     "decoder, and the picture in host memory",
     "its JPEG",
-    "waiting for the slowest rank",
-    "gathering and joining",
+    "gathering and joining, slower ranks waited for",
+    "the last steps of the first and the last rank apart",
 )
 
 
@@ -63,32 +62,36 @@ class Clocked(Painter):
         return on_step_end
 
     def gather_grid(self, picture: Any, quality: int = grid.QUALITY) -> bytes | None:
-        """The example's; if asked for, with the seconds of its parts (see PARTS)."""
-        if not self.in_parts:
-            return super().gather_grid(picture, quality)
-        import torch.distributed as dist
-
-        marks = [self.stepped, Moment(self.device)]
-        grid.encode(picture, quality)
-        marks.append(Moment(self.device))
-        dist.all_gather_object([None] * self.world_size, None)
-        marks.append(Moment(self.device))
-        joined = super().gather_grid(picture, quality)
-        marks.append(Moment(self.device))
-        self.parts = [one.until(other) for one, other in pairwise(marks)]
-        self.parts[-1] -= self.parts[1]  # it encodes again
-        return joined
+        """The example's; notes when it began, and what it got."""
+        self.gathered_at, self.picture = time.perf_counter(), picture
+        return super().gather_grid(picture, quality)
 
     def __call__(
-        self, streaming: bool = False, *, wait: bool = False, in_parts: bool = False, **payload: Any
+        self, streaming: bool = False, *, wait: bool = False, timed: bool = False, **payload: Any
     ) -> Any:
-        """The example's answer, and the seconds from the last step to the grid's bytes."""
+        """The example's answer; if asked for, with what came after the last step."""
         if wait:
             ready = self.optimized.wait(COMPILE_LIMIT_S) and self.previewer.wait(COMPILE_LIMIT_S)
             return {"ready": ready}
-        self.in_parts, self.parts = in_parts, []
         result = super().__call__(streaming, **payload)
-        return {**result, "tail_s": self.stepped.until(Moment(self.device)), "parts": self.parts}
+        return {**result, **self.tail()} if timed else result
+
+    def tail(self) -> dict[str, Any]:
+        """Seconds from the last step of all ranks to the grid's bytes, and of PARTS."""
+        import torch.distributed as dist
+
+        end = Moment(self.device)
+        last_step = end.at - self.stepped.until(end)
+        last_steps: list[Any] = [None] * self.world_size
+        dist.all_gather_object(last_steps, last_step)  # one machine's ranks have one clock
+        begun = time.perf_counter()
+        grid.encode(self.picture)
+        encoding = time.perf_counter() - begun
+        parts = [self.gathered_at - last_step, encoding, end.at - self.gathered_at - encoding]
+        return {
+            "tail_s": end.at - max(last_steps),
+            "parts": [*parts, max(last_steps) - min(last_steps)],
+        }
 
 
 class Moment:
@@ -139,28 +142,28 @@ async def measure(ranks: int, args: argparse.Namespace) -> Scaled:
         await request(runner, {**payload, "steps": 2})
         await stream(runner, payload)  # makes the previews' shapes known
         say(f"{ranks} ranks: {await runner.invoke({'wait': True})}")
-        walls, streamed, tails = [], [], []
+        walls, streamed = [], []
         for number in range(args.warm_up + args.repeats):
-            wall, tail = await request(runner, payload)
+            wall = await request(runner, payload)
             previews = await stream(runner, payload)
             if number >= args.warm_up:
                 walls.append(wall)
-                tails.append(tail)
                 streamed.append(previews)
-        asked = {**payload, "in_parts": True}
-        parts = [(await runner.invoke(asked))["parts"] for _ in range(args.repeats)]
+        timed = [await runner.invoke({**payload, "timed": True}) for _ in range(args.repeats)]
     finally:
         await runner.stop()
+    tails = [each["tail_s"] for each in timed]
     medians = [statistics.median(each) for each in (walls, streamed, tails)]
     say(f"{ranks} ranks: wall, with previews, tail {medians}")
-    return Scaled(ranks, *medians, [statistics.median(each) for each in zip(*parts, strict=True)])
+    parts = zip(*(each["parts"] for each in timed), strict=True)
+    return Scaled(ranks, *medians, [statistics.median(each) for each in parts])
 
 
-async def request(runner: DistributedRunner, payload: dict[str, Any]) -> tuple[float, float]:
-    """Seconds of a request, and of its tail."""
+async def request(runner: DistributedRunner, payload: dict[str, Any]) -> float:
+    """Seconds of a request."""
     begun = time.perf_counter()
-    result = await runner.invoke(payload)
-    return time.perf_counter() - begun, result["tail_s"]
+    await runner.invoke(payload)
+    return time.perf_counter() - begun
 
 
 async def stream(runner: DistributedRunner, payload: dict[str, Any]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,33 +100,39 @@ class Part:
                     return [self.folder / file for file in sorted(set(weights.values()))]
         return []
 
-    def empty(self) -> nn.Module | None:
-        """A diffusers model without its weights; transformers makes its own around them."""
-        if not issubclass(self.kind, ModelMixin):
-            return None
+    def empty(self) -> nn.Module:
+        """The model without its weights."""
+        model: nn.Module
         with init_empty_weights():
-            model: nn.Module = self.kind.from_config(self.kind.load_config(self.folder))
+            if issubclass(self.kind, ModelMixin):
+                model = self.kind.from_config(self.kind.load_config(self.folder))
+            else:
+                model = self.kind(self.kind.config_class.from_pretrained(self.folder))
         return model
 
     def fill(
-        self, model: nn.Module | None, weights: Tensors, device: torch.device, dtype: torch.dtype
+        self, model: nn.Module, weights: Tensors, device: torch.device, dtype: torch.dtype
     ) -> nn.Module | None:
         """The model with its weights; None if they are not those that its class asks for."""
-        if model is not None:
-            return self._fill_empty(model, weights, dtype)
-        config = self.kind.config_class.from_pretrained(self.folder)
+        fitting = _fit(weights, model.state_dict().keys())
+        from_transformers = isinstance(model, PreTrainedModel)
+        # Models that write text have more files than their weights.
+        if fitting is not None and not (from_transformers and model.can_generate()):
+            return self._assign(model, fitting, dtype)
+        if not from_transformers:
+            return None
         # It knows the names that weights had in older checkpoints.
         model = self.kind.from_pretrained(
-            None, config=config, state_dict=weights, torch_dtype=dtype, device_map={"": device}
+            None,
+            config=self.kind.config_class.from_pretrained(self.folder),
+            state_dict=weights,
+            torch_dtype=dtype,
+            device_map={"": device},
         )
         model.config.name_or_path = str(self.folder)
         return model
 
-    def _fill_empty(
-        self, model: nn.Module, weights: Tensors, dtype: torch.dtype
-    ) -> nn.Module | None:
-        if model.state_dict().keys() != weights.keys():
-            return None
+    def _assign(self, model: nn.Module, weights: Tensors, dtype: torch.dtype) -> nn.Module:
         exact = getattr(self.kind, "_keep_in_fp32_modules", None) or []
 
         def converted(name: str, weight: Tensor) -> Tensor:
@@ -137,8 +143,24 @@ class Part:
 
         state = {name: converted(name, weight) for name, weight in weights.items()}
         model.load_state_dict(state, assign=True)
-        model.register_to_config(_name_or_path=str(self.folder))
+        if isinstance(model, PreTrainedModel):
+            model.config.name_or_path, model.config.dtype = str(self.folder), dtype
+        else:
+            model.register_to_config(_name_or_path=str(self.folder))
         return model.eval()
+
+
+def _fit(weights: Tensors, names: Collection[str]) -> Tensors | None:
+    """The weights under these names; None if they are others.
+
+    A model that was part of a larger one may have been saved with that one's name before its own.
+    """
+    if weights.keys() == names:
+        return weights
+    prefix = next(iter(weights)).partition(".")[0] + "."
+    short = {name.removeprefix(prefix): weight for name, weight in weights.items()}
+    is_prefix = all(name.startswith(prefix) for name in weights)
+    return short if is_prefix and short.keys() == names else None
 
 
 def _parts_of(folder: Path, variant: str | None, but: dict[str, Any]) -> dict[str, Part]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from polyrank.distributed import grid
+from polyrank.distributed.gather import gather_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -116,11 +117,8 @@ class DistributedWorker:
         mine = grid.encode(picture, quality)
         if self.world_size == 1:
             return mine
-        import torch.distributed as dist
-
-        everyone: list[Any] = [None] * self.world_size
-        dist.gather_object(mine, everyone if self.rank == 0 else None, dst=0)
-        return grid.join(everyone, quality) if self.rank == 0 else None
+        everyone = gather_bytes(mine, self.device)
+        return None if everyone is None else grid.join(everyone, quality)
 
     def checkpoint(self) -> None:
         """Call it once per step: ends the request here if the caller has gone.

@@ -88,6 +88,18 @@ def test_a_variant_is_taken_where_there_is_one(tmp_path: Path) -> None:
     assert not next(load(AutoencoderTiny, tmp_path, variant="fp16").parameters()).any()
 
 
+@pytest.mark.parametrize("more", [{}, {"text_model.embeddings.position_ids": torch.arange(77)}])
+def test_a_text_encoder_as_public_checkpoints_have_it(tmp_path: Path, more: Any) -> None:
+    """With a name before all names; in older ones with a buffer that is not saved any more."""
+    shutil.copytree(MODEL, tmp_path, dirs_exist_ok=True)
+    [file] = (tmp_path / "text_encoder").glob("*.safetensors")
+    weights = {f"text_model.{name}": each for name, each in load_file(file).items()}
+    save_file(weights | more, file, {"format": "pt"})
+    loaded = load(StableDiffusionXLPipeline, tmp_path).text_encoder
+    for folder in (tmp_path, MODEL):
+        assert_same(loaded, StableDiffusionXLPipeline.from_pretrained(folder).text_encoder)
+
+
 def test_weights_under_other_names_are_left_to_from_pretrained(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
