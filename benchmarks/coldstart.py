@@ -32,6 +32,8 @@ WAYS = ("from_pretrained", "load")
 class Starter(DistributedWorker):
     """A worker that notes the time of each phase of its setup."""
 
+    preload = ("diffusers:StableDiffusionXLPipeline", "polyrank.diffusion")
+
     def setup(self, folder: str, way: str, cache: str) -> None:
         """``way``: one of WAYS."""
         self.phases: dict[str, float] = {}
@@ -41,7 +43,6 @@ class Starter(DistributedWorker):
 
         from polyrank.diffusion import load, optimize
 
-        self.note("import of diffusers")
         dtype = torch.float16 if self.device.type == "cuda" else torch.float32
         if way == "load":
             group = torch.distributed.group.WORLD if self.world_size > 1 else None
@@ -122,7 +123,7 @@ async def start_once(args: argparse.Namespace) -> dict[str, Any]:
         paint = {"act": "paint", "steps": args.steps, "size": args.size}
         ranks = await runner.invoke(paint)
         total = time.time() - args.born
-        for name in ("spawn_s", "import_s", "load_s", "process_group_s"):
+        for name in ("spawn_s", "import_s", "preload_s", "load_s", "process_group_s"):
             phases[f"ranks: {name.removesuffix('_s').replace('_', ' ')}"] = max(
                 row[name] for row in runner.timings
             )

@@ -31,6 +31,13 @@ SHAPES = Path(__file__).resolve().parent.parent / "models" / "shapes"
 class Painter(DistributedWorker):
     """Paints on one GPU; rank 0 puts the grid together."""
 
+    # Takes seconds, and is the same for all ranks.
+    preload = (
+        "diffusers:StableDiffusionXLPipeline",
+        "diffusers:AutoencoderTiny",
+        "polyrank.diffusion",
+    )
+
     def setup(self) -> None:
         import torch
         from diffusers import AutoencoderTiny, StableDiffusionXLPipeline

@@ -465,3 +465,15 @@ class Outer:
     class Inner(DistributedWorker):
         def __call__(self, streaming: bool = False, **payload: Any) -> str:
             return type(self).__qualname__
+
+
+class Preloaded(DistributedWorker):
+    """Tells of every rank which process imported ``preloaded_module``, and what forked it."""
+
+    def __call__(self, streaming: bool = False, *, killed: bool = False) -> list[list[int | None]]:
+        if killed:
+            os.kill(os.getpid(), signal.SIGKILL)
+        module = sys.modules.get("preloaded_module")
+        everyone: list[Any] = [None] * self.world_size
+        dist.all_gather_object(everyone, [getattr(module, "IMPORTED_BY", None), os.getppid()])
+        return everyone

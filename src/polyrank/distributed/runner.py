@@ -20,6 +20,7 @@ from polyrank.distributed import wire
 from polyrank.distributed.group import Group, GroupConfig, State
 from polyrank.distributed.launch import LAUNCHERS, make_launcher
 from polyrank.distributed.launch.base import Launcher
+from polyrank.distributed.launch.preload import Preload
 from polyrank.distributed.request import Request
 from polyrank.distributed.worker import DistributedWorker
 from polyrank.errors import (
@@ -148,7 +149,8 @@ class DistributedRunner:
     async def _start(self, kwargs: dict[str, Any]) -> None:
         source = describe_worker(self.worker_cls)
         self._launcher = launcher = make_launcher(
-            self._launcher_name or EngineSettings().rank_launcher
+            self._launcher_name or EngineSettings().rank_launcher,
+            Preload(self.worker_cls.preload, source.path),
         )
         wanted = self._device if self._device != "auto" else EngineSettings().device
         devices = await launcher.choose_devices(wanted, self.group_count, self.world_size)

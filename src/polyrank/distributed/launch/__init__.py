@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 
 from polyrank.distributed.launch.base import Launcher
+from polyrank.distributed.launch.preload import Preload
 from polyrank.errors import SetupFailed
 
 LAUNCHERS = {
@@ -13,11 +14,14 @@ LAUNCHERS = {
 }
 
 
-def make_launcher(name: str) -> Launcher:
-    """The launcher of that name. Raises SetupFailed where what it needs is not installed."""
+def make_launcher(name: str, preload: Preload) -> Launcher:
+    """The launcher of that name, for ranks that all import ``preload``.
+
+    Raises SetupFailed where what it needs is not installed.
+    """
     module, _, cls = LAUNCHERS[name].partition(":")
     try:
-        launcher: Launcher = getattr(importlib.import_module(module), cls)()
+        launcher: Launcher = getattr(importlib.import_module(module), cls)(preload)
     except ModuleNotFoundError as error:
         if error.name != name:
             raise

@@ -19,6 +19,7 @@ import msgspec
 
 from polyrank.distributed.launch import protocol
 from polyrank.distributed.launch.base import Exit, LineSink
+from polyrank.distributed.launch.preload import Preload
 from polyrank.distributed.rankspec import RankSpec
 from polyrank.errors import SetupFailed
 
@@ -34,8 +35,9 @@ LineHandler = Callable[[str], None]
 class Forks:
     """The runner's end of its fork server."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, preload: Preload) -> None:
         self._folder = folder
+        self._preload = preload
         self._server: subprocess.Popen[bytes] | None = None
         self._control: socket.socket
         self._loop: asyncio.AbstractEventLoop
@@ -57,7 +59,10 @@ class Forks:
         self._loop.add_reader(self._control, self._on_message)
         started = await self._started
         total = time.perf_counter() - begun
-        return {"spawn_s": total - started.import_s, "import_s": started.import_s}
+        if started.problem:
+            log.warning("%s, so every rank imports for itself", started.problem)
+        phases = {"import_s": started.import_s, "preload_s": started.preload_s}
+        return {"spawn_s": total - sum(phases.values()), **phases}
 
     def _spawn_server(self) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -73,6 +78,7 @@ class Forks:
                     str(theirs.fileno()),
                     str(self._folder),
                     str(os.getpid()),
+                    msgspec.json.encode(self._preload).decode(),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=write_fd,

@@ -1,6 +1,9 @@
 """The process that imports torch once and forks the ranks of one runner.
 
-Run as ``python -m polyrank.distributed.launch.forkserver FD FOLDER PARENT``; nobody imports it.
+Run as ``python -m polyrank.distributed.launch.forkserver FD FOLDER PARENT PRELOAD``; nobody
+imports it. It also imports what PRELOAD (JSON) names. Should that make it unfit to be forked, it
+starts itself again with the problem in place of the names, and tells the runner.
+
 It has one thread and never touches a GPU, so forking it is safe, a rank starts in milliseconds,
 and a group that died is back as soon as its ``setup`` is done.
 
@@ -26,6 +29,7 @@ from collections.abc import Callable
 import msgspec
 
 from polyrank.distributed.launch import protocol
+from polyrank.distributed.launch.preload import Preload, import_all
 from polyrank.distributed.launch.protocol import Exited, Frozen, Spawn, Spawned, Started
 
 PR_SET_PDEATHSIG = 1
@@ -166,7 +170,8 @@ def _kill_session(pid: int) -> None:
 
 def main() -> None:
     """Imports what every rank needs, then serves."""
-    control_fd, folder, parent = sys.argv[1:]
+    control_fd, folder, parent, wanted, *problem = sys.argv[1:]
+    preload = msgspec.json.decode(wanted, type=Preload)
     server = ForkServer(socket.socket(fileno=int(control_fd)), folder, int(parent))
 
     def on_term(*_: object) -> None:
@@ -180,9 +185,9 @@ def main() -> None:
     die_with_parent(signal.SIGTERM)
     if server.is_orphan():
         return server.end()
+    gc.disable()  # nothing that is imported becomes garbage
     start = time.perf_counter()
-    import torch
-    import torch.distributed
+    import torch.distributed  # noqa: F401
 
     from polyrank.distributed import rank
     from polyrank.distributed.rankspec import RankSpec
@@ -193,10 +198,14 @@ def main() -> None:
         rank.main(msgspec.structs.replace(spec, **fds))
 
     name_process("polyrank-fork")
-    gc.collect()
+    imported = time.perf_counter()
+    if preload.names and (found := import_all(preload)):
+        os.set_inheritable(int(control_fd), True)
+        again = [sys.executable, "-P", "-m", "polyrank.distributed.launch.forkserver"]
+        os.execv(sys.executable, [*again, control_fd, folder, parent, "{}", found])
     gc.freeze()  # forked ranks share these pages; collecting must not copy them
-    import_s = time.perf_counter() - start
-    server._send(Started(import_s, torch.version.cuda is not None))
+    gc.enable()
+    server._send(Started(imported - start, time.perf_counter() - imported, "".join(problem)))
     try:
         server.run(run_rank)
     finally:

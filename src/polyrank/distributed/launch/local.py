@@ -17,6 +17,7 @@ from polyrank.distributed import arena, devices, wire
 from polyrank.distributed.control import ControlBlock
 from polyrank.distributed.launch.base import Devices, FrameSink, LineSink, RankProcess, Store
 from polyrank.distributed.launch.forks import Forks
+from polyrank.distributed.launch.preload import Preload
 from polyrank.distributed.rankspec import RankSpec
 from polyrank.distributed.router import Router
 from polyrank.distributed.transport import collect, place
@@ -31,9 +32,9 @@ LONGEST_FOLDER = 90
 class LocalLauncher:
     """A fork server, a socket and a private folder for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, preload: Preload) -> None:
         self._folder = _private_folder()
-        self._forks = Forks(self._folder)
+        self._forks = Forks(self._folder, preload)
         self._router = Router(f"ipc://{self._folder}/runner", wire.decode_from_rank)
 
     async def choose_devices(self, wanted: str, groups: int, world_size: int) -> Devices:

@@ -19,10 +19,11 @@ class Spawn(msgspec.Struct, tag=True, frozen=True):
 
 
 class Started(msgspec.Struct, tag=True, frozen=True):
-    """The fork server is ready to fork."""
+    """The fork server is ready to fork; ``problem`` is why it did not preload, or ""."""
 
     import_s: float
-    cuda: bool
+    preload_s: float
+    problem: str
 
 
 class Spawned(msgspec.Struct, tag=True, frozen=True):

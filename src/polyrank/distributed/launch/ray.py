@@ -14,6 +14,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from polyrank.distributed.guard import Guard, Keys
 from polyrank.distributed.launch.base import Devices, Exit
+from polyrank.distributed.launch.preload import Preload
 from polyrank.distributed.remote import frames
 from polyrank.distributed.remote.link import RemoteLink
 from polyrank.distributed.remote.relay import Relay
@@ -37,16 +38,19 @@ class RelayActor:
         """By which the runner will know this relay; the secret key stays here."""
         return self._keys.public
 
-    async def serve(self, address: str, server_key: bytes, identity: bytes) -> None:
+    async def serve(
+        self, address: str, server_key: bytes, identity: bytes, preload: Preload
+    ) -> None:
         """Relays until the runner ends the connection."""
         host = ray.util.get_node_ip_address()
-        await Relay(address, server_key, self._keys, identity, host).run()
+        await Relay(address, server_key, self._keys, identity, host, preload).run()
 
 
 class RayLauncher:
     """A placement group for each group of ranks, and a guarded socket for their relays."""
 
-    def __init__(self) -> None:
+    def __init__(self, preload: Preload) -> None:
+        self._preload = preload
         self._guard = Guard()
         self._router: Router[frames.FromRelay]
         self._places: dict[int, Places] = {}
@@ -82,7 +86,9 @@ class RayLauncher:
     def link(self, group: int, epoch: int, world_size: int) -> RemoteLink:
         """A link to ranks in the group's places."""
         if group not in self._places:
-            self._places[group] = Places(group, world_size, self._share, self._router, self._guard)
+            self._places[group] = Places(
+                group, world_size, self._share, self._router, self._guard, self._preload
+            )
         return RemoteLink(self._places[group].stations, self._router, group, epoch)
 
     async def stop(self) -> None:
@@ -102,7 +108,9 @@ class Places:
         share: dict[str, float],
         router: Router[frames.FromRelay],
         guard: Guard,
+        preload: Preload,
     ) -> None:
+        self.preload = preload
         self.stations = [
             RayStation(self, f"{group}.{rank}", rank, router, guard) for rank in range(world_size)
         ]
@@ -218,7 +226,10 @@ class RayStation:
         lost = self.lost
         try:
             await self._actor.serve.remote(
-                self._router.address, self._guard.keys.public, self.identity
+                self._router.address,
+                self._guard.keys.public,
+                self.identity,
+                self._places.preload,
             )
             reason = "its connection to the runner broke"
         except RayError as error:

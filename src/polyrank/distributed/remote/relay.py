@@ -22,6 +22,7 @@ from polyrank.distributed import wire
 from polyrank.distributed.guard import Keys, use_keys
 from polyrank.distributed.launch.base import Exit, RankProcess
 from polyrank.distributed.launch.local import LocalLauncher, LocalLink
+from polyrank.distributed.launch.preload import Preload
 from polyrank.distributed.remote import frames
 from polyrank.distributed.transport import place
 from polyrank.errors import SetupFailed
@@ -36,10 +37,16 @@ class Relay:
     """Starts one rank after the other here, one per epoch, for a runner elsewhere."""
 
     def __init__(
-        self, address: str, server_key: bytes, keys: Keys, identity: bytes, host: str
+        self,
+        address: str,
+        server_key: bytes,
+        keys: Keys,
+        identity: bytes,
+        host: str,
+        preload: Preload,
     ) -> None:
         self._host = host
-        self._launcher = LocalLauncher()
+        self._launcher = LocalLauncher(preload)
         self._line = Line(address, server_key, keys, identity, self._on_frame)
         self._epoch = 0
         self._rank = 0

@@ -1,0 +1,69 @@
+"""What a worker class wants imported is imported once, before its ranks are forked."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engine_workers import Preloaded
+
+from polyrank.errors import WorkerDied
+
+IN_ONE_PROCESS = "import os\nIMPORTED_BY = os.getpid()\n"
+IN_A_THREAD = IN_ONE_PROCESS + (
+    "import threading\n"
+    "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+)  # fmt: skip
+
+
+@pytest.fixture
+def preloading(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """Has the worker class preload a module with this text."""
+
+    def preload(text: str) -> None:
+        (tmp_path / "preloaded_module.py").write_text(text)
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setattr(Preloaded, "preload", ("preloaded_module:IMPORTED_BY",))
+
+    return preload
+
+
+async def test_ranks_find_it_imported_and_so_do_those_after_them(
+    running: Callable[..., Any], preloading: Callable[[str], None]
+) -> None:
+    preloading(IN_ONE_PROCESS)
+    async with running(Preloaded, world_size=2) as runner:
+        [[pid, parent], other] = await runner.invoke({})
+        assert pid == parent
+        assert other == [pid, parent]
+        with pytest.raises(WorkerDied):
+            await runner.invoke({"killed": True})
+        assert await runner.invoke({}) == [other, other]
+        assert runner.timings[0]["preload_s"] > 0
+
+
+async def test_what_must_not_be_forked_is_not(
+    running: Callable[..., Any],
+    preloading: Callable[[str], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Python's threads do not survive a fork, but what they held locked stays locked."""
+    preloading(IN_A_THREAD)
+    with caplog.at_level(logging.WARNING, "polyrank.distributed"):
+        async with running(Preloaded, world_size=2) as runner:
+            assert [pid for pid, _ in await runner.invoke({})] == [None, None]
+    assert "importing preloaded_module:IMPORTED_BY starts threads" in caplog.text
+
+
+async def test_what_is_missing_is_said(
+    running: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(Preloaded, "preload", ("a_module_that_is_not_there",))
+    with caplog.at_level(logging.WARNING, "polyrank.distributed"):
+        async with running(Preloaded) as runner:
+            [[imported_by, _]] = await runner.invoke({})
+            assert imported_by is None
+    assert "a_module_that_is_not_there cannot be imported: ModuleNotFoundError" in caplog.text
