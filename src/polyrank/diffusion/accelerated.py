@@ -24,6 +24,7 @@ from polyrank.diffusion.graphs import (
     Signature,
     TensorFunction,
     signature,
+    unplanned,
 )
 from polyrank.settings import DiffusionSettings
 
@@ -155,7 +156,7 @@ class AcceleratedCore:
         self._weight = next(core.parameters())
         self._weight_at = self._weight.data_ptr()
         self._moves = 0
-        self._eager = self._recorded(core)
+        self._eager = self._meanwhile()
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The core's output."""
@@ -204,6 +205,11 @@ class AcceleratedCore:
             for key, plan in self._plans.items()
         }
 
+    def _meanwhile(self) -> TensorFunction:
+        """The core as it is; for a few pictures only, where there is a compiler."""
+        is_short = self._compiler is not None
+        return self._recorded(unplanned(self._core) if is_short else self._core)
+
     def _recorded(self, function: TensorFunction) -> TensorFunction:
         return GraphedFunction(function, self._priority) if self._graphs else function
 
@@ -218,7 +224,7 @@ class AcceleratedCore:
         if self._moves == MAX_MOVES:
             log.warning("the %s is moved again and again, so it runs as it is", self.kind)
             self._graphs, self._compiler = False, None
-        self._eager = self._recorded(self._core)
+        self._eager = self._meanwhile()
 
     def _plan(self, inputs: tuple[Tensor, ...]) -> Plan:
         plan = Plan(self._eager)

@@ -35,6 +35,7 @@ CODE_FILES = (
     "exchange.py",
     "norms.py",
     "rows.py",
+    "shrunk.py",
     "upsampling.py",
 )
 

@@ -80,6 +80,8 @@ class PictureAttention:
     """Attention processor of a VAE: one head, too wide for fused kernels, in slices of rows."""
 
     division: Everyone | None = None
+    # At which the picture is carried; see shrunk.py.
+    fraction = 1.0
 
     def __call__(
         self,
@@ -99,7 +101,7 @@ class PictureAttention:
             torch.softmax(part @ key.transpose(1, 2), dim=-1) @ value
             for part in query.split(rows, dim=1)
         ]
-        mixed = _project_out(attn, torch.cat(seen, dim=1))
+        mixed = _project_out(attn, torch.cat(seen, dim=1) * self.fraction)
         return mixed.transpose(1, 2).reshape(batch, channels, height, width) + hidden_states
 
 

@@ -18,7 +18,11 @@ from polyrank.diffusion.divided import Division, RowCore
 from polyrank.diffusion.norms import spread_norms
 from polyrank.diffusion.pictures import to_bytes
 from polyrank.diffusion.rows import Rows
+from polyrank.diffusion.shrunk import shrink
 from polyrank.diffusion.upsampling import fuse_upsamplers
+
+# What a decoder's configuration says beside that of its VAE.
+SHRUNK = "shrunk"
 
 
 class UNetCore(nn.Module):
@@ -91,11 +95,13 @@ def fast_preview(vae: AutoencoderTiny) -> PreviewCore:
     return PreviewCore(vae)
 
 
-def fast_decoder(vae: AutoencoderKL) -> DecoderCore:
-    """Prepares the decoder of ``vae`` in place."""
+def fast_decoder(vae: AutoencoderKL, *, shrunk: bool) -> DecoderCore:
+    """Prepares the decoder of ``vae`` in place; ``shrunk``: for float16, see shrunk.py."""
     # Its layout stays: PyTorch's own group norm is slow on pictures laid out by channels last.
     vae.requires_grad_(False).eval()
     fuse_decoder(vae)
+    if shrunk:
+        shrink(vae.decoder)
     return DecoderCore(vae)
 
 
@@ -134,4 +140,5 @@ def _build_whole(kind: str, config: dict[str, Any], added: tuple[str, ...]) -> n
         return UNetCore(unet, added)
     if kind == "preview":
         return fast_preview(AutoencoderTiny.from_config(config))
-    return fast_decoder(AutoencoderKL.from_config(config))
+    known = {name: value for name, value in config.items() if name != SHRUNK}
+    return fast_decoder(AutoencoderKL.from_config(known), shrunk=config[SHRUNK])

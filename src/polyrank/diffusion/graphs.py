@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import torch
 import torch.utils._pytree as pytree
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 # Of tensors; its value is a tensor, or a structure of tensors.
 TensorFunction: TypeAlias = Callable[..., Any]
@@ -16,6 +17,11 @@ Signature: TypeAlias = tuple[tuple[torch.Size, torch.dtype], ...]
 
 # Lower is more urgent. Previews run at 0, so that they fill what the model leaves idle.
 URGENT = -1
+READY_AT_ONCE = [
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
 # Graphs of one function; the one that was used longest ago goes first.
 MAX_GRAPHS = 8
 
@@ -23,6 +29,19 @@ MAX_GRAPHS = 8
 def signature(inputs: Sequence[Tensor]) -> Signature:
     """What a graph, or a compiled function, is made for."""
     return tuple((tensor.shape, tensor.dtype) for tensor in inputs)
+
+
+def unplanned(function: TensorFunction) -> TensorFunction:
+    """A function whose attention takes the kernels that are ready at once.
+
+    cuDNN's are faster, but need a plan per shape, which keeps a first picture for a second.
+    """
+
+    def run(*inputs: Tensor) -> Any:
+        with sdpa_kernel(READY_AT_ONCE, set_priority=True):
+            return function(*inputs)
+
+    return run
 
 
 class Last:

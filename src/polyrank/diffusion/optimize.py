@@ -18,10 +18,11 @@ from torch import Tensor
 
 from polyrank.diffusion.accelerated import Compiler
 from polyrank.diffusion.attention import check_decoder, check_unet
-from polyrank.diffusion.cores import UNetCore, fast_decoder, fast_unet
-from polyrank.diffusion.graphs import GraphedFunction, Last
+from polyrank.diffusion.cores import SHRUNK, UNetCore, fast_decoder, fast_unet
+from polyrank.diffusion.graphs import GraphedFunction, Last, unplanned
 from polyrank.diffusion.pictures import to_pictures
 from polyrank.diffusion.shared import SharedCore
+from polyrank.diffusion.shrunk import can_shrink
 from polyrank.diffusion.team import Share, Team
 from polyrank.errors import UnsupportedPipeline
 
@@ -37,7 +38,7 @@ def optimize(
     *,
     graphs: bool = True,
     compile: bool = True,
-    decode_in_bfloat16: bool = True,
+    decode_in_16_bits: bool = True,
     cache: str | Path | None = None,
 ) -> Optimized:
     """Makes a pipeline with a UNet (SDXL, Stable Diffusion 1 and 2) fast, in place.
@@ -50,8 +51,8 @@ def optimize(
         graphs: replay CUDA graphs, one per shape. The first call of a shape records it.
         compile: have the UNet and the decoder compiled in another process, once per machine and
             shape; the pipeline serves meanwhile and takes the result when the next picture begins.
-        decode_in_bfloat16: decode in bfloat16 where diffusers would go to float32, because the
-            VAE overflows in float16.
+        decode_in_16_bits: decode in float16 also where diffusers would go to float32 because the
+            VAE overflows in float16; here it does not. Pictures are encoded in float32, as there.
         cache: folder of compiled code; ``POLYRANK_COMPILED`` or ``~/.cache/polyrank/compiled``.
 
     On a CPU only what needs neither graphs nor a compiler is done. Raises UnsupportedPipeline for
@@ -75,9 +76,9 @@ def optimize(
     compiler = Compiler.in_folder(cache) if compile and on_gpu else None
     fast: list[SharedCore] = [FastUNet(unet, graphs=graphs and on_gpu, compiler=compiler).core]
     if isinstance(vae, AutoencoderKL):
-        if decode_in_bfloat16 and vae.dtype == torch.float16 and vae.config.force_upcast:
-            vae.to(torch.bfloat16)
-        fast.append(FastDecoder(vae, graphs=graphs and on_gpu, compiler=compiler).core)
+        shrunk = decode_in_16_bits and _keep_in_16_bits(vae)
+        decoder = FastDecoder(vae, shrunk=shrunk, graphs=graphs and on_gpu, compiler=compiler)
+        fast.append(decoder.core)
     if graphs and on_gpu:
         for name in ("text_encoder", "text_encoder_2"):
             if (encoder := getattr(pipeline, name, None)) is not None:
@@ -222,7 +223,8 @@ class FastTextEncoder:
 
     def __init__(self, encoder: Any) -> None:
         self._stock = encoder.forward
-        self._recorded = GraphedFunction(lambda ids: self._stock(ids, output_hidden_states=True))
+        encode = unplanned(lambda ids: self._stock(ids, output_hidden_states=True))
+        self._recorded = GraphedFunction(encode)
         self._records = True
         encoder.forward = self
 
@@ -244,11 +246,17 @@ class FastTextEncoder:
 class FastDecoder:
     """Stands in for a VAE's ``decode``."""
 
-    def __init__(self, vae: AutoencoderKL, *, graphs: bool, compiler: Compiler | None) -> None:
+    def __init__(
+        self, vae: AutoencoderKL, *, shrunk: bool, graphs: bool, compiler: Compiler | None
+    ) -> None:
         self._vae = vae
         self._stock = vae.decode
         self.core = SharedCore(
-            "decoder", fast_decoder(vae), dict(vae.config), graphs=graphs, compiler=compiler
+            "decoder",
+            fast_decoder(vae, shrunk=shrunk),
+            {**vae.config, SHRUNK: shrunk},
+            graphs=graphs,
+            compiler=compiler,
         )
         vae.decode = self
 
@@ -259,12 +267,36 @@ class FastDecoder:
     def __call__(self, z: Tensor, return_dict: bool = True, generator: Any = None) -> Any:
         """The picture, as diffusers' own ``decode`` gives it."""
         vae = self._vae
+        z = z.to(vae.decoder.conv_in.weight.dtype)
         if vae.use_tiling or vae.use_slicing:
-            return self._stock(z.to(vae.dtype), return_dict=return_dict)
+            return self._stock(z, return_dict=return_dict)
         share = self.core.part_of(z, or_whole=True)
         self.core.refresh(share)
-        picture = self.core(share, z.to(vae.dtype))
+        picture = self.core(share, z)
         return SimpleNamespace(sample=picture) if return_dict else (picture,)
+
+
+def _keep_in_16_bits(vae: AutoencoderKL) -> bool:
+    """Keeps a pipeline from moving a VAE that overflows in float16 to float32 and back.
+
+    What encodes pictures stays in float32. True if the decoder has to be shrunk from now on.
+    """
+    if vae.dtype != torch.float16 or not vae.config.force_upcast:
+        return False
+    if not can_shrink(vae.decoder):
+        vae.to(torch.bfloat16)
+        return False
+    vae.register_to_config(force_upcast=False)
+    vae.encoder.float()
+    if vae.quant_conv is not None:
+        vae.quant_conv.float()
+    stock = vae.encode
+
+    def encode(pictures: Tensor, return_dict: bool = True) -> Any:
+        return stock(pictures.to(vae.encoder.conv_in.weight.dtype), return_dict=return_dict)
+
+    vae.encode = encode
+    return True
 
 
 def _encode_on_device(pipeline: Any) -> None:

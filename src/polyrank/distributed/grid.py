@@ -2,15 +2,18 @@
 
 A JPEG may say that its decoder starts afresh after every so many blocks (restart markers, ITU-T
 T.81, B.2.1 and F.1.1.5). ``encode`` has that happen at the end of every row of blocks. The rows of
-several pictures, one after the other, are then those of the picture that has them side by side.
+several pictures, one after the other, are then those of the picture that has them side by side. Nor do the bands of one picture need each other: threads
+encode them.
 """
 
 from __future__ import annotations
 
 import io
 import math
+import os
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,18 +27,26 @@ FIRST_RESTART, RESTARTS = 0xD0, 8
 BETWEEN_ROWS = re.compile(rb"\xff[\xd0-\xd7]")
 # Sides of a block with colours at half the resolution, and with all of them.
 HALVED, FULL = 16, 8
+# Rows of pixels that a thread encodes: whole blocks.
+BAND = 256
 
 
 def encode(picture: Image, quality: int = QUALITY) -> bytes:
     """A picture as a JPEG that ``join`` can take."""
     # What goes into a grid has to consist of whole blocks.
-    options: dict[str, Any] = {"restart_marker_rows": 1}
+    options: dict[str, Any] = {"quality": quality, "restart_marker_rows": 1}
     if picture.width % HALVED or picture.height % HALVED:
         options["subsampling"] = "4:4:4"
-    file = io.BytesIO()
     colours = picture if picture.mode == "RGB" else picture.convert("RGB")
-    colours.save(file, "JPEG", quality=quality, **options)
-    return file.getvalue()
+    if picture.height <= BAND:
+        return _encode(colours, options)
+    width, height = picture.size
+    bands = [
+        colours.crop((0, top, width, min(top + BAND, height))) for top in range(0, height, BAND)
+    ]
+    with ThreadPoolExecutor(len(bands)) as threads:
+        tiles = threads.map(lambda band: _Tile.of(_encode(band, options)), bands)
+        return _splice([[tile] for tile in tiles], width, height)
 
 
 def join(pictures: Sequence[bytes], quality: int = QUALITY) -> bytes:
@@ -55,12 +66,8 @@ def join(pictures: Sequence[bytes], quality: int = QUALITY) -> bytes:
         return _join_pixels(pictures, quality)
     missing = -len(tiles) % columns
     tiles += [_Tile.of(_black(width, height, quality))] * missing
-    parts = [tiles[0].header_of(columns * width, len(tiles) // columns * height)]
-    for first in range(0, len(tiles), columns):
-        for rows in zip(*(each.rows for each in tiles[first : first + columns]), strict=True):
-            for row in rows:
-                parts += [row, _restart(len(parts) // 2)]
-    return b"".join([*parts[:-1], END_OF_IMAGE])
+    rows = [tiles[first : first + columns] for first in range(0, len(tiles), columns)]
+    return _splice(rows, columns * width, len(rows) * height)
 
 
 def paste(pictures: Sequence[Image | None]) -> Image:
@@ -110,6 +117,24 @@ class _Tile:
         """The header for a picture of another size."""
         size = height.to_bytes(2) + width.to_bytes(2)
         return self.header[: self.size_at] + size + self.header[self.size_at + 4 :]
+
+
+def _encode(picture: Image, options: dict[str, Any]) -> bytes:
+    # Pillow lets other threads run while it writes to a file of the system's, and then only.
+    with open(os.memfd_create("polyrank-jpeg"), "w+b") as file:
+        picture.save(file, "JPEG", **options)
+        file.seek(0)
+        return file.read()
+
+
+def _splice(tiles: Sequence[Sequence[_Tile]], width: int, height: int) -> bytes:
+    """Rows of tiles as one JPEG of this size."""
+    parts = [tiles[0][0].header_of(width, height)]
+    for beside in tiles:
+        for blocks in zip(*(tile.rows for tile in beside), strict=True):
+            for each in blocks:
+                parts += [each, _restart(len(parts) // 2)]
+    return b"".join([*parts[:-1], END_OF_IMAGE])
 
 
 def _restart(number: int) -> bytes:

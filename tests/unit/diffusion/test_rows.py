@@ -65,7 +65,7 @@ def unet_core(unet: Any) -> tuple[nn.Module, tuple[Tensor, ...]]:
     return UNetCore(unet, ("text_embeds", "time_ids")), inputs
 
 
-def decoder_core(channels: tuple[int, ...] = (16, 32)) -> nn.Module:
+def decoder_core(channels: tuple[int, ...] = (16, 32), shrunk: bool = False) -> nn.Module:
     """A decoder with the attention that models/shapes does without."""
     torch.manual_seed(0)
     vae = AutoencoderKL(
@@ -78,7 +78,7 @@ def decoder_core(channels: tuple[int, ...] = (16, 32)) -> nn.Module:
         if isinstance(part, nn.GroupNorm):  # by default they scale by 1 and shift by 0
             nn.init.normal_(part.weight)
             nn.init.normal_(part.bias)
-    return fast_decoder(vae)
+    return fast_decoder(vae, shrunk=shrunk)
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
@@ -94,9 +94,10 @@ def test_the_bands_of_a_unet_make_the_whole(pipeline: Any, ranks: int) -> None:
         assert torch.allclose(whole, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("shrunk", [False, True])
 @pytest.mark.parametrize("ranks", [2, 4, 8])
-def test_the_bands_of_a_decoder_make_the_whole(ranks: int) -> None:
-    core, latents = decoder_core(), torch.randn(1, 4, 16, 8)
+def test_the_bands_of_a_decoder_make_the_whole(ranks: int, shrunk: bool) -> None:
+    core, latents = decoder_core(shrunk=shrunk), torch.randn(1, 4, 16, 8)
     with torch.no_grad():
         expected = core(latents)
 

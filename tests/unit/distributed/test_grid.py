@@ -51,6 +51,14 @@ def test_a_grid_has_the_pixels_of_its_pictures(
             assert np.array_equal(found[inside], expected[inside]), (top, left)
 
 
+@pytest.mark.parametrize("size", [(64, 256), (64, 257), (64, 600), (50, 530), (1024, 1024)])
+def test_a_picture_in_bands_is_the_picture_to_the_byte(size: tuple[int, int]) -> None:
+    whole, file = picture(0, *size), io.BytesIO()
+    colours = "4:2:0" if size[0] % 16 == size[1] % 16 == 0 else "4:4:4"
+    whole.save(file, "JPEG", quality=90, restart_marker_rows=1, subsampling=colours)
+    assert grid.encode(whole, 90) == file.getvalue()
+
+
 def test_sides_that_are_not_whole_blocks_are_encoded_again() -> None:
     tiles = [picture(number, 50, 30) for number in range(3)]
     found = decoded(grid.join([grid.encode(each) for each in tiles]))

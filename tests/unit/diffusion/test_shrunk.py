@@ -1,0 +1,88 @@
+"""A decoder that overflows in float16 decodes in float16."""
+
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from polyrank.diffusion import optimize
+from polyrank.diffusion.cores import fast_decoder
+from polyrank.diffusion.shrunk import can_shrink
+
+
+@pytest.fixture
+def vae() -> AutoencoderKL:
+    """One whose pictures grow beyond float16 inside, as those of SDXL's do."""
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        block_out_channels=(32, 64),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=8,
+        scaling_factor=0.13025,
+        force_upcast=True,
+    ).eval()
+    with torch.no_grad():
+        vae.decoder.conv_in.weight.mul_(2e5)
+        for name, weight in vae.decoder.named_parameters():
+            if name.endswith(("conv2.weight", "to_out.0.weight")):
+                weight.mul_(2e5)
+            elif weight.ndim == 1:  # norms scale by 1 and shift by 0 until they are trained
+                nn.init.normal_(weight)
+    return vae
+
+
+@pytest.fixture
+def latents() -> Tensor:
+    return torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def of_one(difference: Tensor, whole: Tensor) -> float:
+    return float(difference.norm() / whole.norm())
+
+
+@torch.no_grad()
+def test_it_computes_what_it_did_in_float32(vae: AutoencoderKL, latents: Tensor) -> None:
+    expected = vae.decode(latents).sample
+    shrunk = fast_decoder(vae, shrunk=True)(latents)
+    assert of_one(shrunk - expected, expected) < 1e-5
+
+
+@torch.no_grad()
+def test_in_float16_it_is_closer_than_in_bfloat16(vae: AutoencoderKL, latents: Tensor) -> None:
+    expected = vae.decode(latents).sample
+    state = vae.state_dict()
+    assert not vae.half().decode(latents.half()).sample.isfinite().all()
+    vae.float().load_state_dict(state)
+    brain = vae.bfloat16().decode(latents.bfloat16()).sample
+    vae.float().load_state_dict(state)
+    half = fast_decoder(vae, shrunk=True).half()(latents.half())
+    far, near = (of_one(each.float() - expected, expected) for each in (brain, half))
+    assert near < 3e-3
+    assert near < far / 4
+
+
+@torch.no_grad()
+def test_a_pipeline_keeps_its_vae_where_it_is(
+    pipeline: Any, vae: AutoencoderKL, latents: Tensor
+) -> None:
+    """And it encodes pictures in float32, as diffusers has it for such a VAE."""
+    picture = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    encoded = vae.encode(picture).latent_dist.mode()
+    decoded = vae.decode(latents).sample
+    pipeline.vae = vae.half()
+    optimize(pipeline)
+    assert not vae.config.force_upcast
+    assert vae.decoder.conv_in.weight.dtype is torch.float16
+    near = vae.encode(picture.half()).latent_dist.mode()
+    assert near.dtype is torch.float32
+    assert of_one(near - encoded, encoded) < 1e-3
+    assert of_one(vae.decode(latents.half()).sample.float() - decoded, decoded) < 1e-2
+
+
+def test_layers_that_are_not_known_are_left_alone(vae: AutoencoderKL) -> None:
+    assert can_shrink(vae.decoder)
+    vae.decoder.mid_block.another = nn.Linear(2, 2)
+    assert not can_shrink(vae.decoder)
