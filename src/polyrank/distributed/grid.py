@@ -2,8 +2,8 @@
 
 A JPEG may say that its decoder starts afresh after every so many blocks (restart markers, ITU-T
 T.81, B.2.1 and F.1.1.5). ``encode`` has that happen at the end of every row of blocks. The rows of
-several pictures, one after the other, are then those of the picture that has them side by side. Nor do the bands of one picture need each other: threads
-encode them.
+several pictures, one after the other, are then those of the picture that has them side by side. In
+the same way threads encode the bands of one picture.
 """
 
 from __future__ import annotations
