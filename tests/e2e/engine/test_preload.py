@@ -13,7 +13,7 @@ from polyrank.errors import WorkerDied
 IN_ONE_PROCESS = "import os\nIMPORTED_BY = os.getpid()\n"
 IN_A_THREAD = IN_ONE_PROCESS + (
     "import threading\n"
-    "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+    "threading.Thread(target=threading.Event().wait, name='waits', daemon=True).start()\n"
 )  # fmt: skip
 
 
@@ -53,7 +53,7 @@ async def test_what_must_not_be_forked_is_not(
     with caplog.at_level(logging.WARNING, "polyrank.distributed"):
         async with running(Preloaded, world_size=2) as runner:
             assert [pid for pid, _ in await runner.invoke({})] == [None, None]
-    assert "importing preloaded_module:IMPORTED_BY starts threads" in caplog.text
+    assert "importing preloaded_module:IMPORTED_BY starts threads (waits)" in caplog.text
 
 
 async def test_what_is_missing_is_said(

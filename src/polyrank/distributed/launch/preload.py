@@ -7,10 +7,12 @@ import ctypes
 import os
 import pkgutil
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 CUDA_ERROR_NOT_INITIALIZED = 3
+MAIN = threading.main_thread()
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,9 @@ class Preload:
 def import_all(preload: Preload) -> str:
     """Imports what is asked for; why that is of no use, or "".
 
-    A process that has opened a GPU, or has more threads than before, must not be forked.
+    A process that has opened a GPU, or has threads of Python's, must not be forked. Threads that
+    libraries keep for themselves are their own affair: those of numpy and torch bear a fork.
     """
-    threads = _count_threads()
     sys.path += [entry for entry in preload.path if entry not in sys.path]
     with _driver_left_alone():
         for name in preload.names:
@@ -37,8 +39,8 @@ def import_all(preload: Preload) -> str:
                 return f"{name} cannot be imported: {type(error).__name__}: {error}"
     if _has_opened_gpu():
         return f"importing {', '.join(preload.names)} opens a GPU"
-    if _count_threads() > threads:
-        return f"importing {', '.join(preload.names)} starts threads"
+    if started := [each.name for each in threading.enumerate() if each is not MAIN]:
+        return f"importing {', '.join(preload.names)} starts threads ({', '.join(started)})"
     return ""
 
 
@@ -55,10 +57,6 @@ def _driver_left_alone() -> Iterator[None]:
             del os.environ[name]
         else:
             os.environ[name] = before
-
-
-def _count_threads() -> int:
-    return len(os.listdir("/proc/self/task"))
 
 
 def _has_opened_gpu() -> bool:
