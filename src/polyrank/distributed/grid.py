@@ -49,7 +49,7 @@ def encode(picture: Image, quality: int = QUALITY) -> bytes:
         return _splice([[tile] for tile in tiles], width, height)
 
 
-def join(pictures: Sequence[bytes], quality: int = QUALITY) -> bytes:
+def join(pictures: Sequence[bytes | memoryview], quality: int = QUALITY) -> bytes:
     """What ``encode`` made of pictures of one size as one JPEG, in as many columns as rows or one
     more. What is left of the last row is black.
 
@@ -64,8 +64,8 @@ def join(pictures: Sequence[bytes], quality: int = QUALITY) -> bytes:
         raise ValueError(f"a grid is of pictures of one size, not of {sizes}")
     if width % FULL or height % FULL:
         return _join_pixels(pictures, quality)
-    missing = -len(tiles) % columns
-    tiles += [_Tile.of(_black(width, height, quality))] * missing
+    if missing := -len(tiles) % columns:
+        tiles += [_Tile.of(_black(width, height, quality))] * missing
     rows = [tiles[first : first + columns] for first in range(0, len(tiles), columns)]
     return _splice(rows, columns * width, len(rows) * height)
 
@@ -92,18 +92,23 @@ class _Tile:
     """A JPEG in pieces: all that comes before the rows, and the rows."""
 
     header: bytes
-    rows: list[bytes]
+    rows: list[memoryview]
     size_at: int
 
     @classmethod
-    def of(cls, jpeg: bytes) -> _Tile:
+    def of(cls, jpeg: bytes | memoryview) -> _Tile:
+        jpeg = memoryview(jpeg)
         at, size_at = 2, 0
         while jpeg[at + 1] != START_OF_SCAN:
             if jpeg[at + 1] == START_OF_FRAME:
                 size_at = at + 5
             at += 2 + int.from_bytes(jpeg[at + 2 : at + 4])
         at += 2 + int.from_bytes(jpeg[at + 2 : at + 4])
-        return cls(jpeg[:at], BETWEEN_ROWS.split(jpeg[at : -len(END_OF_IMAGE)]), size_at)
+        between = [found.span() for found in BETWEEN_ROWS.finditer(jpeg, at)]
+        begins = [at, *(end for _, end in between)]
+        ends = [*(begin for begin, _ in between), len(jpeg) - len(END_OF_IMAGE)]
+        rows = [jpeg[begin:end] for begin, end in zip(begins, ends, strict=True)]
+        return cls(bytes(jpeg[:at]), rows, size_at)
 
     @property
     def height(self) -> int:
@@ -129,7 +134,7 @@ def _encode(picture: Image, options: dict[str, Any]) -> bytes:
 
 def _splice(tiles: Sequence[Sequence[_Tile]], width: int, height: int) -> bytes:
     """Rows of tiles as one JPEG of this size."""
-    parts = [tiles[0][0].header_of(width, height)]
+    parts: list[bytes | memoryview] = [tiles[0][0].header_of(width, height)]
     for beside in tiles:
         for blocks in zip(*(tile.rows for tile in beside), strict=True):
             for each in blocks:
@@ -147,7 +152,7 @@ def _black(width: int, height: int, quality: int) -> bytes:
     return encode(Image.new("RGB", (width, height)), quality)
 
 
-def _join_pixels(pictures: Sequence[bytes], quality: int) -> bytes:
+def _join_pixels(pictures: Sequence[bytes | memoryview], quality: int) -> bytes:
     from PIL import Image
 
     return encode(paste([Image.open(io.BytesIO(each)) for each in pictures]), quality)
