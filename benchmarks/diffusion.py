@@ -175,6 +175,7 @@ class Bench(DistributedWorker):
         from torch.profiler import ProfilerActivity, profile
 
         with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+            self.slowest(0)  # all profilers are on: no rank waits for another's within a step
             self.paint("profile", steps, size=size, same_seed=True)
             torch.cuda.synchronize()
         found = [each for each in profiled.events() if each.device_type.name == "CUDA"]

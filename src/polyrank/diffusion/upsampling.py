@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -56,19 +57,41 @@ def fuse_upsamplers(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, Upsample2D) and _fits(part):
             part.forward = functools.partial(_upsample, part)
+        elif isinstance(part, nn.Sequential):
+            for enlarging, conv in pairwise(part):
+                if _doubles(enlarging) and _is_plain(conv):
+                    enlarging.forward = _pass_on
+                    conv.forward = functools.partial(_convolve_doubled, conv)
 
 
 def _fits(part: Upsample2D) -> bool:
-    conv = part.conv
     return (
         part.use_conv
         and not part.use_conv_transpose
         and part.interpolate
         and part.norm is None
-        and isinstance(conv, nn.Conv2d)
+        and _is_plain(part.conv)
+    )
+
+
+def _doubles(part: nn.Module) -> bool:
+    return isinstance(part, nn.Upsample) and (part.scale_factor, part.mode) == (2.0, "nearest")
+
+
+def _is_plain(conv: nn.Module) -> bool:
+    return (
+        isinstance(conv, nn.Conv2d)
         and (conv.kernel_size, conv.stride, conv.padding) == ((3, 3), (1, 1), (1, 1))
         and (conv.dilation, conv.groups, conv.padding_mode) == ((1, 1), 1, "zeros")
     )
+
+
+def _pass_on(batch: Tensor) -> Tensor:
+    return batch
+
+
+def _convolve_doubled(conv: nn.Conv2d, batch: Tensor) -> Tensor:
+    return upsample_conv(batch, conv.weight, conv.bias)
 
 
 def _upsample(part: Upsample2D, batch: Tensor, output_size: Sequence[int] | None = None) -> Tensor:

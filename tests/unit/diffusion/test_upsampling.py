@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderTiny
 from diffusers.models.upsampling import Upsample2D
 
-from polyrank.diffusion.cores import UNetCore, fast_unet
+from polyrank.diffusion.cores import UNetCore, fast_preview, fast_unet
 from polyrank.diffusion.upsampling import fuse_upsamplers, upsample_conv
 
 
@@ -37,6 +38,19 @@ def test_a_unet_with_fused_upsamplers_gives_the_same(pipeline: Any) -> None:
         fused = core(sample, torch.tensor(500.0), text, *added)
     assert not torch.equal(fused, expected)  # it went another way
     assert torch.allclose(fused, expected, atol=1e-4)
+
+
+def test_a_small_decoder_with_fused_upsamplers_gives_the_same() -> None:
+    """It has them as layers one after the other."""
+    torch.manual_seed(0)
+    core = fast_preview(AutoencoderTiny(decoder_block_out_channels=(8, 8, 8, 8)))
+    latents = torch.randn(1, 4, 5, 6)
+    with torch.no_grad():
+        expected = core.decoder(latents)
+        fuse_upsamplers(core)
+        fused = core.decoder(latents)
+    assert not torch.equal(fused, expected)
+    assert torch.allclose(fused, expected, atol=1e-5)
 
 
 def test_a_size_that_is_not_the_double_is_left_to_diffusers() -> None:
