@@ -64,15 +64,29 @@ class Clocked(Painter):
     def gather_grid(self, picture: Any, quality: int = grid.QUALITY) -> bytes | None:
         """The example's; notes when it began, and what it got."""
         self.gathered_at, self.picture = time.perf_counter(), picture
+        if self.is_alone:
+            return grid.encode(picture, quality)
         return super().gather_grid(picture, quality)
 
     def __call__(
-        self, streaming: bool = False, *, wait: bool = False, timed: bool = False, **payload: Any
+        self,
+        streaming: bool = False,
+        *,
+        wait: bool = False,
+        timed: bool = False,
+        alone: int | None = None,
+        **payload: Any,
     ) -> Any:
-        """The example's answer; if asked for, with what came after the last step."""
+        """The example's answer; if asked for, with what came after the last step.
+
+        ``alone``: the only rank that paints.
+        """
         if wait:
             ready = self.optimized.wait(COMPILE_LIMIT_S) and self.previewer.wait(COMPILE_LIMIT_S)
             return {"ready": ready}
+        self.is_alone = alone is not None
+        if self.is_alone and alone != self.rank:
+            return {}
         result = super().__call__(streaming, **payload)
         return {**result, **self.tail()} if timed else result
 
@@ -117,9 +131,13 @@ class Moment:
 
 @dataclass
 class Scaled:
-    """Seconds on so many ranks, medians: a request, one with previews, its tail and its parts."""
+    """Seconds on so many ranks, medians: a request, one with previews, its tail and its parts.
+
+    And of each rank, a request that it answers while the others rest.
+    """
 
     ranks: int
+    alone_s: list[float]
     wall_s: float
     previews_s: float
     tail_s: float
@@ -149,14 +167,19 @@ async def measure(ranks: int, args: argparse.Namespace) -> Scaled:
             if number >= args.warm_up:
                 walls.append(wall)
                 streamed.append(previews)
+        alone = [
+            [await request(runner, {**payload, "alone": rank}) for _ in range(args.repeats)]
+            for rank in range(ranks)
+        ]
         timed = [await runner.invoke({**payload, "timed": True}) for _ in range(args.repeats)]
     finally:
         await runner.stop()
     tails = [each["tail_s"] for each in timed]
     medians = [statistics.median(each) for each in (walls, streamed, tails)]
-    say(f"{ranks} ranks: wall, with previews, tail {medians}")
+    alone_s = [statistics.median(each) for each in alone]
+    say(f"{ranks} ranks: alone {alone_s}, wall, with previews, tail {medians}")
     parts = zip(*(each["parts"] for each in timed), strict=True)
-    return Scaled(ranks, *medians, [statistics.median(each) for each in parts])
+    return Scaled(ranks, alone_s, *medians, [statistics.median(each) for each in parts])
 
 
 async def request(runner: DistributedRunner, payload: dict[str, Any]) -> float:
@@ -182,16 +205,19 @@ def table(rows: Sequence[Scaled], args: argparse.Namespace) -> str:
         f"{args.device}, {args.model}, {args.size}x{args.size}, {args.steps} steps with guidance, "
         f"previews every {args.every} steps; medians of {args.repeats}",
         "",
-        "| GPUs | pictures/s | times that of one (goal 0.98) | pictures/s at the floor "
+        "| GPUs | pictures/s | times that of one (goal 0.98) "
+        "| times those of its GPUs, each alone | pictures/s at the floor "
         "| fan-out with previews, s | times one picture on one GPU (goal 1.03) "
         "| last step to the grid's JPEG, ms (goal 40) |",
-        "|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         share = one.wall_s / row.wall_s  # each rank paints one picture per request
+        own_share = row.ranks / row.wall_s / sum(1 / seconds for seconds in row.alone_s)
         floor = f"{row.ranks / floor_s(args.steps, args.size):.2f}" if is_sdxl else ""
         lines.append(
-            f"| {row.ranks} | {row.ranks / row.wall_s:.2f} | {share:.3f} | {floor} "
+            f"| {row.ranks} | {row.ranks / row.wall_s:.2f} "
+            f"| {share:.3f} | {own_share:.3f} | {floor} "
             f"| {row.previews_s:.3f} | {row.previews_s / one.wall_s:.3f} "
             f"| {row.tail_s * 1e3:.1f} |"
         )
