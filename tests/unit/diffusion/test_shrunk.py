@@ -1,15 +1,21 @@
 """A decoder that overflows in float16 decodes in float16."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, StableDiffusionXLImg2ImgPipeline
+from PIL import Image
 from torch import Tensor, nn
 
 from polyrank.diffusion import optimize
 from polyrank.diffusion.cores import fast_decoder
 from polyrank.diffusion.shrunk import can_shrink
+
+MODEL = Path(__file__).resolve().parents[3] / "models" / "shapes"
 
 
 @pytest.fixture
@@ -80,6 +86,38 @@ def test_a_pipeline_keeps_its_vae_where_it_is(
     assert near.dtype is torch.float32
     assert of_one(near - encoded, encoded) < 1e-3
     assert of_one(vae.decode(latents.half()).sample.float() - decoded, decoded) < 1e-2
+
+
+def test_a_picture_made_of_a_picture() -> None:
+    """The pipeline would move the VAE to float32 to encode, and back, on every call."""
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+
+    def paint(prepare: Callable[[StableDiffusionXLImg2ImgPipeline], None]) -> Any:
+        torch.manual_seed(0)
+        vae = AutoencoderKL(
+            block_out_channels=(16, 16, 16, 16),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            norm_num_groups=8,
+            force_upcast=True,
+        ).eval()
+        pipeline = StableDiffusionXLImg2ImgPipeline.from_pretrained(MODEL, vae=vae)
+        pipeline.set_progress_bar_config(disable=True)
+        prepare(pipeline)
+        pictures = pipeline(
+            "a red circle",
+            image=Image.fromarray(noise),
+            num_inference_steps=4,
+            generator=torch.Generator().manual_seed(1),
+        ).images
+        return np.asarray(pictures[0], int)
+
+    def in_16_bits(pipeline: StableDiffusionXLImg2ImgPipeline) -> None:
+        pipeline.vae.half()
+        optimize(pipeline)
+
+    exact = paint(lambda pipeline: None)
+    assert np.abs(paint(in_16_bits) - exact).max() <= 2
 
 
 def test_layers_that_are_not_known_are_left_alone(vae: AutoencoderKL) -> None:
