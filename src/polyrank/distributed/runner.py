@@ -150,7 +150,7 @@ class DistributedRunner:
         source = describe_worker(self.worker_cls)
         self._launcher = launcher = make_launcher(
             self._launcher_name or EngineSettings().rank_launcher,
-            Preload(self.worker_cls.preload, source.path),
+            Preload(preload_of(self.worker_cls), source.path),
         )
         wanted = self._device if self._device != "auto" else EngineSettings().device
         devices = await launcher.choose_devices(wanted, self.group_count, self.world_size)
@@ -409,6 +409,18 @@ def _checked(payload: dict[str, Any] | None) -> dict[str, Any]:
             "arguments, so it must be a dict"
         )
     return payload
+
+
+def preload_of(cls: type[DistributedWorker]) -> tuple[str, ...]:
+    """What ``cls`` wants imported once. Raises ValueError for a string, which is one name too few.
+
+    Anything else than names is a member of the user's that happens to be called so.
+    """
+    names: Any = cls.preload
+    if isinstance(names, str):
+        raise ValueError(f"{cls.__name__}.preload is a tuple of names: ({names!r},)")
+    is_ours = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    return tuple(names) if is_ours else ()
 
 
 def describe_worker(cls: type[DistributedWorker]) -> wire.WorkerSource:

@@ -56,6 +56,26 @@ async def test_what_must_not_be_forked_is_not(
     assert "importing preloaded_module:IMPORTED_BY starts threads (waits)" in caplog.text
 
 
+async def test_a_method_of_that_name_is_the_users(
+    running: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that were written before there was one run as they are."""
+    monkeypatch.setattr(Preloaded, "preload", lambda self: "mine")
+    async with running(Preloaded) as runner:
+        assert len(await runner.invoke({})) == 1
+
+
+async def test_a_single_name_is_refused(
+    running: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Preloaded, "preload", "diffusers")
+    with pytest.raises(
+        ValueError, match=r"Preloaded.preload is a tuple of names: \('diffusers',\)"
+    ):
+        async with running(Preloaded):
+            pass
+
+
 async def test_what_is_missing_is_said(
     running: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
