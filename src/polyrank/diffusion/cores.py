@@ -19,7 +19,7 @@ from polyrank.diffusion.norms import spread_norms
 from polyrank.diffusion.pictures import to_bytes
 from polyrank.diffusion.rows import Rows
 from polyrank.diffusion.shrunk import shrink
-from polyrank.diffusion.upsampling import fuse_upsamplers
+from polyrank.diffusion.upsampling import CORNERS, four_corners, fuse_upsamplers
 
 # What a decoder's configuration says beside that of its VAE.
 SHRUNK = "shrunk"
@@ -109,14 +109,20 @@ def lend_weights(core: nn.Module, names: Sequence[str]) -> list[Tensor]:
     """The weights of these names, in the memory layout that compiled code expects.
 
     Those of convolutions are copied unless they have it already; all others are the core's own.
+    What ``fuse_upsamplers`` would add is computed for a core that it was not called on.
     """
     weights = {**dict(core.named_parameters(remove_duplicate=False)), **dict(core.named_buffers())}
-    return [
-        weights[name].data.contiguous(memory_format=torch.channels_last)
-        if weights[name].ndim == 4
-        else weights[name].data
-        for name in names
-    ]
+
+    def lent(name: str) -> Tensor:
+        owner, _, kind = name.rpartition(".")
+        if kind == CORNERS:
+            weight = four_corners(weights[f"{owner}.weight"].data)
+        else:
+            weight = weights[name].data
+        is_picture = weight.ndim == 4
+        return weight.contiguous(memory_format=torch.channels_last) if is_picture else weight
+
+    return [lent(name) for name in names]
 
 
 def build(kind: str, config: dict[str, Any], added: tuple[str, ...], ranks: int = 1) -> nn.Module:

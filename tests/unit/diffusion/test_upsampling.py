@@ -9,7 +9,7 @@ from diffusers import AutoencoderTiny
 from diffusers.models.upsampling import Upsample2D
 
 from polyrank.diffusion.cores import UNetCore, fast_preview, fast_unet
-from polyrank.diffusion.upsampling import fuse_upsamplers, upsample_conv
+from polyrank.diffusion.upsampling import four_corners, fuse_upsamplers, upsample_conv
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -22,7 +22,7 @@ def test_it_is_the_convolution_of_the_enlarged_picture(size: Any, layout: Any) -
     large = F.interpolate(batch, scale_factor=2.0, mode="nearest")
     for each in (bias, None):
         expected = F.conv2d(large, weight, each, padding=1)
-        assert torch.allclose(upsample_conv(batch, weight, each), expected, atol=1e-5)
+        assert torch.allclose(upsample_conv(batch, four_corners(weight), each), expected, atol=1e-5)
 
 
 def test_a_unet_with_fused_upsamplers_gives_the_same(pipeline: Any) -> None:
