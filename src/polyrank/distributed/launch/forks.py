@@ -61,7 +61,9 @@ class Forks:
         total = time.perf_counter() - begun
         if started.problem:
             log.warning("%s, so every rank imports for itself", started.problem)
-        phases = {"import_s": started.import_s, "preload_s": started.preload_s}
+        phases = {"import_s": started.import_s}
+        if self._preload.names:
+            phases["preload_s"] = started.preload_s
         return {"spawn_s": total - sum(phases.values()), **phases}
 
     def _spawn_server(self) -> None:
