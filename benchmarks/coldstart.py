@@ -13,7 +13,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +28,7 @@ from typing import Any
 from benchmarks.models import PROMPT, SHAPES, random_sdxl
 from benchmarks.options import COMPILE_LIMIT_S, add_arguments, say
 from polyrank.distributed import DistributedRunner, DistributedWorker
+from polyrank.errors import WorkerDied
 
 WAYS = ("from_pretrained", "load")
 
@@ -86,6 +90,11 @@ class Starter(DistributedWorker):
         dist.all_gather_object(everyone, self.phases)
         return everyone
 
+    def die(self) -> None:
+        """The last rank is gone, as if the kernel had taken it for its memory."""
+        if self.rank == self.world_size - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
     def wait(self) -> dict[str, Any]:
         """Until the compiler is through."""
         self.optimized.wait(COMPILE_LIMIT_S)
@@ -136,6 +145,11 @@ async def start_once(args: argparse.Namespace) -> dict[str, Any]:
         await runner.invoke(paint)
         phases["a later picture"] = (await runner.invoke(paint))[0]["picture"]
         reading = await runner.invoke({"act": "read", "folder": args.checkpoint})
+        begun = time.perf_counter()
+        with contextlib.suppress(WorkerDied):
+            await runner.invoke({"act": "die"})
+        await runner.invoke(paint)
+        phases["a rank is killed, to the next picture"] = time.perf_counter() - begun
     finally:
         await runner.stop()
     return {"phases": phases, "state": state, "reading": reading}
