@@ -12,6 +12,7 @@ import psutil
 import pytest
 import pytest_asyncio
 import zmq
+from engine_workers import Preloaded
 from PIL import Image
 from ray_machines import Cluster, ray, three_machines
 from zmq.utils.monitor import parse_monitor_message
@@ -75,6 +76,21 @@ async def test_no_cluster_is_a_sentence(running: Callable[..., Any]) -> None:
     with pytest.raises(SetupFailed, match="ray start --head"):
         async with running(launcher="ray"):
             pass
+
+
+async def test_what_a_worker_preloads_is_imported_where_its_ranks_are(
+    cluster: Cluster,
+    running: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """By the process that they are forked from."""
+    (tmp_path / "preloaded_module.py").write_text("import os\nIMPORTED_BY = os.getpid()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(Preloaded, "preload", ("preloaded_module",))
+    async with running(Preloaded, launcher="ray") as runner:
+        [[imported_by, parent]] = await runner.invoke({})
+        assert imported_by == parent
 
 
 async def test_the_ranks_are_on_two_machines(pair: DistributedRunner) -> None:
