@@ -26,6 +26,7 @@ from polyrank.errors import AppError
 log = logging.getLogger("polyrank.diffusion")
 
 INDEX = "model_index.json"
+CONFIG = "config.json"
 # What diffusers calls the type of the weights.
 DTYPE = "dtype" if Version(diffusers.__version__) >= Version("0.40") else "torch_dtype"
 
@@ -58,6 +59,9 @@ def load(
         variant: as for ``from_pretrained``: "fp16" takes the files so named.
         components: as for ``from_pretrained``: parts of the pipeline that are there already.
 
+    Raises AppError for a folder that holds no checkpoint of that class, and for files that are cut
+    off or differ between the ranks.
+
     Example::
 
         self.pipeline = load(
@@ -66,7 +70,9 @@ def load(
         )
     """
     folder, device = Path(folder), torch.device(device)
-    if issubclass(model, ModelMixin):
+    is_model = issubclass(model, ModelMixin)
+    _check_folder(folder, model.__name__, is_model)
+    if is_model:
         return _load_models({"model": Part(model, folder, variant)}, device, dtype, group)["model"]
     parts = _parts_of(folder, variant, but=components)
     models = _load_models(parts, device, dtype, group)
@@ -124,7 +130,7 @@ class Part:
         # It knows the names that weights had in older checkpoints.
         model = self.kind.from_pretrained(
             None,
-            config=self.kind.config_class.from_pretrained(self.folder),
+            config=model.config,
             state_dict=weights,
             torch_dtype=dtype,
             device_map={"": device},
@@ -163,15 +169,23 @@ def _fit(weights: Tensors, names: Collection[str]) -> Tensors | None:
     return short if is_prefix and short.keys() == names else None
 
 
-def _parts_of(folder: Path, variant: str | None, but: dict[str, Any]) -> dict[str, Part]:
-    index = folder / INDEX
-    if not index.is_file():
+def _check_folder(folder: Path, kind: str, is_model: bool) -> None:
+    has_index = (folder / INDEX).is_file()
+    if is_model and has_index:
+        raise AppError(
+            f"{folder} is the folder of a pipeline; the weights of a {kind} are in a folder of it"
+        )
+    if not has_index and not (is_model and (folder / CONFIG).is_file()):
         raise AppError(
             f"{folder} has no {INDEX}; load() takes the folder of a pipeline, as save_pretrained() "
-            "and huggingface_hub.snapshot_download() make it"
+            "and huggingface_hub.snapshot_download() make it, or with the class of a model the "
+            "folder of that"
         )
+
+
+def _parts_of(folder: Path, variant: str | None, but: dict[str, Any]) -> dict[str, Part]:
     parts = {}
-    for name, entry in json.loads(index.read_text()).items():
+    for name, entry in json.loads((folder / INDEX).read_text()).items():
         if (
             name in but
             or not isinstance(entry, list)

@@ -147,6 +147,10 @@ def test_every_type_of_the_format_arrives(tmp_path: Path) -> None:
 def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
     with pytest.raises(AppError, match="has no model_index.json"):
         load(StableDiffusionXLPipeline, MODEL / "unet")
+    with pytest.raises(AppError, match="has no model_index.json"):
+        load(UNet2DConditionModel, tmp_path)
+    with pytest.raises(AppError, match="is the folder of a pipeline; the weights of a UNet2D"):
+        load(UNet2DConditionModel, MODEL)
     odd = tmp_path / "odd.safetensors"
     header = json.dumps({"a": {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}}).encode()
     odd.write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
