@@ -85,7 +85,7 @@ class Clocked(Painter):
             ready = self.optimized.wait(COMPILE_LIMIT_S) and self.previewer.wait(COMPILE_LIMIT_S)
             return {"ready": ready}
         self.is_alone = alone is not None
-        if self.is_alone and alone != self.rank:
+        if alone not in (None, self.rank):
             return {}
         result = super().__call__(streaming, **payload)
         return {**result, **self.tail()} if timed else result

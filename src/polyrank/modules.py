@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -45,6 +46,13 @@ def load_file(path: Path, name: str | None = None) -> ModuleType:
             raise
         raise AppError(f"{path} cannot be loaded: {_where(error, path)}") from error
     return module
+
+
+def extend_path(folders: Iterable[str]) -> None:
+    """Modules are found in these folders too, after all others."""
+    for folder in folders:
+        if folder not in sys.path:
+            sys.path.append(folder)
 
 
 def loaded_from(name: str) -> Path | None:

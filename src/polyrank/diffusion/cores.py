@@ -114,11 +114,10 @@ def lend_weights(core: nn.Module, names: Sequence[str]) -> list[Tensor]:
     weights = {**dict(core.named_parameters(remove_duplicate=False)), **dict(core.named_buffers())}
 
     def lent(name: str) -> Tensor:
-        owner, _, kind = name.rpartition(".")
-        if kind == CORNERS:
-            weight = four_corners(weights[f"{owner}.weight"].data)
-        else:
+        if name in weights:
             weight = weights[name].data
+        else:
+            weight = four_corners(weights[name.removesuffix(CORNERS) + "weight"].data)
         is_picture = weight.ndim == 4
         return weight.contiguous(memory_format=torch.channels_last) if is_picture else weight
 

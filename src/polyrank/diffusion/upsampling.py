@@ -57,7 +57,7 @@ def four_corners(weight: Tensor) -> Tensor:
 
 def fuse_upsamplers(module: nn.Module) -> None:
     """Gives every upsampler of ``module`` that fits the forward above, and its ``corners``."""
-    for part in list(module.modules()):
+    for part in module.modules():
         if isinstance(part, Upsample2D) and _fits(part):
             _add_corners(part.conv)
             part.forward = functools.partial(_upsample, part)

@@ -339,9 +339,7 @@ class Channel:
 
 def load_worker(source: wire.WorkerSource) -> type[DistributedWorker]:
     """The worker class that ``source`` names."""
-    for entry in source.path:
-        if entry not in sys.path:
-            sys.path.append(entry)
+    modules.extend_path(source.path)
     if source.compat:
         compat.install()
     if source.pickled is not None:

@@ -412,7 +412,7 @@ def _checked(payload: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def preload_of(cls: type[DistributedWorker]) -> tuple[str, ...]:
-    """What ``cls`` wants imported once. Raises ValueError for a string, which is one name too few.
+    """What ``cls`` wants imported once. Raises ValueError for a string, as names are in a tuple.
 
     Anything else than names is a member of the user's that happens to be called so.
     """

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from engine_workers import Playground
+from engine_workers import Playground, Preloaded
 
 from polyrank.distributed import DistributedRunner
 
@@ -73,6 +73,19 @@ async def solo() -> AsyncIterator[DistributedRunner]:
     """One rank."""
     async with running(cancel_grace_s=10) as runner:
         yield runner
+
+
+@pytest.fixture
+def preloading(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """Has the worker ``Preloaded`` preload a module that keeps the pid of who imports it."""
+
+    def preload(name: str = "preloaded_module", more: str = "") -> None:
+        text = f"import os\nIMPORTED_BY = os.getpid()\n{more}"
+        (tmp_path / "preloaded_module.py").write_text(text)
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setattr(Preloaded, "preload", (name,))
+
+    return preload
 
 
 class Gate:

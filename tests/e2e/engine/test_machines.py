@@ -81,13 +81,10 @@ async def test_no_cluster_is_a_sentence(running: Callable[..., Any]) -> None:
 async def test_what_a_worker_preloads_is_imported_where_its_ranks_are(
     cluster: Cluster,
     running: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    preloading: Callable[..., None],
 ) -> None:
     """By the process that they are forked from."""
-    (tmp_path / "preloaded_module.py").write_text("import os\nIMPORTED_BY = os.getpid()\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(Preloaded, "preload", ("preloaded_module",))
+    preloading()
     async with running(Preloaded, launcher="ray") as runner:
         [[imported_by, parent]] = await runner.invoke({})
         assert imported_by == parent

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,29 +9,17 @@ from engine_workers import Preloaded
 
 from polyrank.errors import WorkerDied
 
-IN_ONE_PROCESS = "import os\nIMPORTED_BY = os.getpid()\n"
-IN_A_THREAD = IN_ONE_PROCESS + (
-    "import threading\n"
-    "threading.Thread(target=threading.Event().wait, name='waits', daemon=True).start()\n"
-)  # fmt: skip
-
-
-@pytest.fixture
-def preloading(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
-    """Has the worker class preload a module with this text."""
-
-    def preload(text: str) -> None:
-        (tmp_path / "preloaded_module.py").write_text(text)
-        monkeypatch.syspath_prepend(tmp_path)
-        monkeypatch.setattr(Preloaded, "preload", ("preloaded_module:IMPORTED_BY",))
-
-    return preload
+NAME = "preloaded_module:IMPORTED_BY"
+A_THREAD = """
+import threading
+threading.Thread(target=threading.Event().wait, name='waits', daemon=True).start()
+"""
 
 
 async def test_ranks_find_it_imported_and_so_do_those_after_them(
-    running: Callable[..., Any], preloading: Callable[[str], None]
+    running: Callable[..., Any], preloading: Callable[..., None]
 ) -> None:
-    preloading(IN_ONE_PROCESS)
+    preloading(NAME)
     async with running(Preloaded, world_size=2) as runner:
         [[pid, parent], other] = await runner.invoke({})
         assert pid == parent
@@ -45,11 +32,11 @@ async def test_ranks_find_it_imported_and_so_do_those_after_them(
 
 async def test_what_must_not_be_forked_is_not(
     running: Callable[..., Any],
-    preloading: Callable[[str], None],
+    preloading: Callable[..., None],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Python's threads do not survive a fork, but what they held locked stays locked."""
-    preloading(IN_A_THREAD)
+    preloading(NAME, more=A_THREAD)
     with caplog.at_level(logging.WARNING, "polyrank.distributed"):
         async with running(Preloaded, world_size=2) as runner:
             assert [pid for pid, _ in await runner.invoke({})] == [None, None]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderTiny, StableDiffusionXLPipeline
+from diffusers import AutoencoderKL, AutoencoderTiny, StableDiffusionXLPipeline
 
 MODEL = Path(__file__).resolve().parents[3] / "models" / "shapes"
 
@@ -46,6 +46,23 @@ def pipeline() -> StableDiffusionXLPipeline:
 @pytest.fixture(scope="session")
 def decoder() -> AutoencoderTiny:
     return AutoencoderTiny.from_pretrained(MODEL / "preview")
+
+
+@pytest.fixture(scope="session")
+def make_vae() -> Callable[..., AutoencoderKL]:
+    """Makes VAEs with an attention, which models/shapes does without."""
+
+    def make_vae(*channels: int, **options: Any) -> AutoencoderKL:
+        torch.manual_seed(0)
+        return AutoencoderKL(
+            block_out_channels=channels,
+            down_block_types=("DownEncoderBlock2D",) * len(channels),
+            up_block_types=("UpDecoderBlock2D",) * len(channels),
+            norm_num_groups=8,
+            **options,
+        ).eval()
+
+    return make_vae
 
 
 @pytest.fixture(scope="session")

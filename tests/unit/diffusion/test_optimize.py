@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from diffusers import (
-    AutoencoderKL,
     AutoencoderTiny,
     DDIMScheduler,
     DPMSolverMultistepScheduler,
@@ -134,15 +133,9 @@ def test_fused_layers_share_their_memory() -> None:
     assert torch.equal(stacked.weight[:3], torch.zeros(3, 4))
 
 
-def test_a_decoder_with_attention_gives_the_same_pictures(monkeypatch: Any) -> None:
+def test_a_decoder_with_attention_gives_the_same_pictures(make_vae: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr("polyrank.diffusion.attention.SCORE_BYTES", 1 << 15)  # several slices
-    torch.manual_seed(0)
-    vae = AutoencoderKL(
-        block_out_channels=(32, 64),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=8,
-    )
+    vae = make_vae(32, 64)
     latents = torch.randn(2, 4, 16, 16)
     with torch.no_grad():
         expected = vae.decode(latents).sample

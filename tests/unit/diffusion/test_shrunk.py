@@ -19,17 +19,9 @@ MODEL = Path(__file__).resolve().parents[3] / "models" / "shapes"
 
 
 @pytest.fixture
-def vae() -> AutoencoderKL:
+def vae(make_vae: Callable[..., AutoencoderKL]) -> AutoencoderKL:
     """One whose pictures grow beyond float16 inside, as those of SDXL's do."""
-    torch.manual_seed(0)
-    vae = AutoencoderKL(
-        block_out_channels=(32, 64),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=8,
-        scaling_factor=0.13025,
-        force_upcast=True,
-    ).eval()
+    vae = make_vae(32, 64, scaling_factor=0.13025, force_upcast=True)
     with torch.no_grad():
         vae.decoder.conv_in.weight.mul_(2e5)
         for name, weight in vae.decoder.named_parameters():
@@ -88,19 +80,12 @@ def test_a_pipeline_keeps_its_vae_where_it_is(
     assert of_one(vae.decode(latents.half()).sample.float() - decoded, decoded) < 1e-2
 
 
-def test_a_picture_made_of_a_picture() -> None:
+def test_a_picture_made_of_a_picture(make_vae: Callable[..., AutoencoderKL]) -> None:
     """The pipeline would move the VAE to float32 to encode, and back, on every call."""
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
 
     def paint(prepare: Callable[[StableDiffusionXLImg2ImgPipeline], None]) -> Any:
-        torch.manual_seed(0)
-        vae = AutoencoderKL(
-            block_out_channels=(16, 16, 16, 16),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            norm_num_groups=8,
-            force_upcast=True,
-        ).eval()
+        vae = make_vae(16, 16, 16, 16, force_upcast=True)
         pipeline = StableDiffusionXLImg2ImgPipeline.from_pretrained(MODEL, vae=vae)
         pipeline.set_progress_bar_config(disable=True)
         prepare(pipeline)

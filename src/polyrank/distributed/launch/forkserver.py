@@ -201,8 +201,7 @@ def main() -> None:
     imported = time.perf_counter()
     if preload.names and (found := import_all(preload)):
         os.set_inheritable(int(control_fd), True)
-        again = [sys.executable, "-P", "-m", "polyrank.distributed.launch.forkserver"]
-        os.execv(sys.executable, [*again, control_fd, folder, parent, "{}", found])
+        os.execv(sys.executable, [*sys.orig_argv[:-1], "{}", found])
     gc.freeze()  # forked ranks share these pages; collecting must not copy them
     gc.enable()
     server._send(Started(imported - start, time.perf_counter() - imported, "".join(problem)))

@@ -6,13 +6,13 @@ import contextlib
 import ctypes
 import os
 import pkgutil
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from polyrank import modules
+
 CUDA_ERROR_NOT_INITIALIZED = 3
-MAIN = threading.main_thread()
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def import_all(preload: Preload) -> str:
     A process that has opened a GPU, or has threads of Python's, must not be forked. Threads that
     libraries keep for themselves are their own affair: those of numpy and torch bear a fork.
     """
-    sys.path += [entry for entry in preload.path if entry not in sys.path]
+    modules.extend_path(preload.path)
     with _driver_left_alone():
         for name in preload.names:
             try:
@@ -39,7 +39,8 @@ def import_all(preload: Preload) -> str:
                 return f"{name} cannot be imported: {type(error).__name__}: {error}"
     if _has_opened_gpu():
         return f"importing {', '.join(preload.names)} opens a GPU"
-    if started := [each.name for each in threading.enumerate() if each is not MAIN]:
+    others = set(threading.enumerate()) - {threading.main_thread()}
+    if started := [each.name for each in others]:
         return f"importing {', '.join(preload.names)} starts threads ({', '.join(started)})"
     return ""
 
