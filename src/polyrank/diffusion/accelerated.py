@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from polyrank.diffusion import hopper
 from polyrank.diffusion.artifacts import CODE, TUNING, WEIGHTS, ArtifactCache, Recipe
 from polyrank.diffusion.cores import lend_weights
 from polyrank.diffusion.graphs import (
@@ -233,6 +234,9 @@ class AcceleratedCore:
             recipe = Recipe.of(self.kind, self._config, self._added, dtype, inputs, self._ranks)
 
             def on_ready(artifact: Path) -> None:
+                if recipe.on_hopper:
+                    kernels = ArtifactCache(artifact.parent).kernels
+                    hopper.prepare(kernels, self._weight.device, dtype)
                 plan.compiled = load_compiled(artifact, self._core)
 
             self._wanted.append((recipe, on_ready))

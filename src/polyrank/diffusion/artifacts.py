@@ -22,10 +22,13 @@ import diffusers
 import torch
 from torch import Tensor
 
+from polyrank.diffusion import hopper
+
 # The files of an artifact.
 CODE = "code"
 TUNING = "tuning"
 WEIGHTS = "weights.json"
+KERNELS = "kernels"
 # The modules whose code ends up in one.
 CODE_FILES = (
     "attention.py",
@@ -33,7 +36,10 @@ CODE_FILES = (
     "cores.py",
     "divided.py",
     "exchange.py",
+    "hopper.py",
+    "joining.py",
     "norms.py",
+    "products.py",
     "rows.py",
     "shrunk.py",
     "upsampling.py",
@@ -67,20 +73,27 @@ class Recipe:
         """The recipe for a core of this configuration and for inputs like these, on this GPU."""
         # Keys with an underscore say where the model came from, not what it is.
         plain = {key: value for key, value in config.items() if not key.startswith("_")}
+        device = inputs[0].device
+        used = hopper.packages(device) if kind == "unet" else {}
         return cls(
             kind=kind,
             config=json.loads(json.dumps(plain, default=str)),
             added=list(added),
             dtype=name_of(dtype),
-            device=str(inputs[0].device),
+            device=str(device),
             inputs=[(list(each.shape), name_of(each.dtype)) for each in inputs],
-            versions=versions(inputs[0].device),
+            versions={**versions(device), **used},
             ranks=ranks,
         )
 
     def to_json(self) -> str:
         """The recipe as text."""
         return json.dumps(asdict(self), sort_keys=True)
+
+    @property
+    def on_hopper(self) -> bool:
+        """Whether it is compiled with the kernels of hopper.py."""
+        return all(name in self.versions for name in hopper.PACKAGES)
 
     @property
     def key(self) -> str:
@@ -93,6 +106,11 @@ class ArtifactCache:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    @property
+    def kernels(self) -> Path:
+        """Where kernels are kept that several artifacts use."""
+        return self.folder / KERNELS
 
     def path(self, recipe: Recipe) -> Path:
         """Where the recipe's artifact is, or would be."""
@@ -114,7 +132,11 @@ class ArtifactCache:
                 return
             unfinished = path.with_suffix(".unfinished")
             shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
-            yield unfinished
+            try:
+                yield unfinished
+            except BaseException:
+                shutil.rmtree(unfinished, ignore_errors=True)
+                raise
             os.replace(unfinished, path)
 
 

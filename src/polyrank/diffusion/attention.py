@@ -26,10 +26,18 @@ class Everyone(Protocol):
         """[batch, tokens, width] of the whole picture."""
 
 
+class Attend(Protocol):
+    """Attention by other means than torch's."""
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor | None:
+        """Of [batch, tokens, heads x width] the same; None: torch is to do it."""
+
+
 class SelfAttention:
     """Attention processor: queries, keys and values in one product."""
 
     division: Everyone | None = None
+    attend: Attend | None = None
 
     def __call__(
         self,
@@ -41,7 +49,7 @@ class SelfAttention:
     ) -> Tensor:
         """The layer's output."""
         query, key, value = _project_in(attn, hidden_states, self.division)
-        return _project_out(attn, _attend(query, key, value, attn.heads))
+        return _project_out(attn, _attend(self.attend, query, key, value, attn.heads))
 
 
 class TextAttention:
@@ -50,6 +58,8 @@ class TextAttention:
     The rows of ``hidden_states`` beyond those of the text come first and have no text: what a text
     of zeros says to them is the bias of the output, so nothing else is computed.
     """
+
+    attend: Attend | None = None
 
     def __init__(self, offset: int) -> None:
         self.offset = offset
@@ -72,7 +82,8 @@ class TextAttention:
         if rows:
             key, value = keys_values.chunk(2, dim=-1)
             query = attn.to_q(hidden_states[textless:])
-            parts.append(_project_out(attn, _attend(query, key, value, attn.heads)))
+            mixed = _attend(self.attend, query, key, value, attn.heads)
+            parts.append(_project_out(attn, mixed))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -133,6 +144,13 @@ def fuse_unet(unet: UNet2DConditionModel) -> TextProjection:
         if not layer.is_cross_attention:
             _fuse_self(layer, SelfAttention())
     return TextProjection([layer for layer in layers if layer.is_cross_attention])
+
+
+def attend_with(module: nn.Module, attend: Attend) -> None:
+    """Has the attentions that ``fuse_unet`` gave their processors ask ``attend`` first."""
+    for _, layer in _attentions(module):
+        if isinstance(layer.processor, SelfAttention | TextAttention):
+            layer.processor.attend = attend
 
 
 def check_unet(unet: UNet2DConditionModel) -> None:
@@ -210,7 +228,9 @@ def _fuse_self(layer: Attention, processor: SelfAttention | PictureAttention) ->
     layer.set_processor(processor)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+def _attend(attend: Attend | None, query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+    if attend is not None and (mixed := attend(query, key, value, heads)) is not None:
+        return mixed
     split = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
     return F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
 

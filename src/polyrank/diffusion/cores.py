@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from polyrank.diffusion.attention import TextProjection, fuse_decoder, fuse_unet
 from polyrank.diffusion.divided import Division, RowCore
+from polyrank.diffusion.hopper import PAIRED, paired, use_kernels
 from polyrank.diffusion.norms import spread_norms
 from polyrank.diffusion.pictures import to_bytes
 from polyrank.diffusion.rows import Rows
@@ -109,27 +110,42 @@ def lend_weights(core: nn.Module, names: Sequence[str]) -> list[Tensor]:
     """The weights of these names, in the memory layout that compiled code expects.
 
     Those of convolutions are copied unless they have it already; all others are the core's own.
-    What ``fuse_upsamplers`` would add is computed for a core that it was not called on.
+    What ``build`` would add is computed for a core that was not built by it.
     """
     weights = {**dict(core.named_parameters(remove_duplicate=False)), **dict(core.named_buffers())}
 
     def lent(name: str) -> Tensor:
+        layer, _, last = name.rpartition(".")
         if name in weights:
             weight = weights[name].data
+        elif last == CORNERS:
+            weight = four_corners(weights[f"{layer}.weight"].data)
+        elif last == PAIRED:
+            weight = paired(weights[f"{layer}.bias"].data)
         else:
-            weight = four_corners(weights[name.removesuffix(CORNERS) + "weight"].data)
+            raise KeyError(f"the core has no {name}")
         is_picture = weight.ndim == 4
         return weight.contiguous(memory_format=torch.channels_last) if is_picture else weight
 
     return [lent(name) for name in names]
 
 
-def build(kind: str, config: dict[str, Any], added: tuple[str, ...], ranks: int = 1) -> nn.Module:
+def build(
+    kind: str,
+    config: dict[str, Any],
+    added: tuple[str, ...],
+    ranks: int = 1,
+    *,
+    hopper: bool = False,
+) -> nn.Module:
     """The core to compile for a model of this configuration; its weights have the same names.
 
-    With ``ranks`` above 1: the one that computes a band of rows.
+    With ``ranks`` above 1: the one that computes a band of rows. ``hopper``: with the kernels of
+    hopper.py.
     """
     core = _build_whole(kind, config, added)
+    if hopper:
+        use_kernels(core)
     if ranks > 1:
         return RowCore(core, Division(core), Rows(ranks))
     fuse_upsamplers(core)
