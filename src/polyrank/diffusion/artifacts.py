@@ -42,6 +42,7 @@ CODE_FILES = (
     "products.py",
     "rows.py",
     "shrunk.py",
+    "timesteps.py",
     "upsampling.py",
 )
 

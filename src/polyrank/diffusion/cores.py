@@ -20,6 +20,7 @@ from polyrank.diffusion.norms import spread_norms
 from polyrank.diffusion.pictures import to_bytes
 from polyrank.diffusion.rows import Rows
 from polyrank.diffusion.shrunk import shrink
+from polyrank.diffusion.timesteps import fuse_times
 from polyrank.diffusion.upsampling import CORNERS, four_corners, fuse_upsamplers
 
 # What a decoder's configuration says beside that of its VAE.
@@ -86,6 +87,7 @@ def fast_unet(unet: UNet2DConditionModel) -> TextProjection:
     """Prepares ``unet`` in place; see ``fuse_unet``."""
     unet.requires_grad_(False).eval()
     unet.to(memory_format=torch.channels_last)
+    fuse_times(unet)
     return fuse_unet(unet)
 
 

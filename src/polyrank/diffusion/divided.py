@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -19,7 +18,7 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
-from polyrank.diffusion.norms import SPREAD
+from polyrank.diffusion.norms import coefficients, moments, normalize
 from polyrank.diffusion.rows import Rows
 from polyrank.errors import UnsupportedPipeline
 
@@ -122,37 +121,17 @@ def _convolve_extended(convolution: nn.Conv2d, extended: Tensor, rows: Rows) -> 
 
 
 def _norm(norm: nn.GroupNorm, band: Tensor, rows: Rows) -> Tensor:
-    moments = rows.gather(_moments(band, norm.num_groups)).mean(0)
-    return _normalize(norm, band, moments)
+    everyone = rows.gather(moments(band, norm.num_groups)).mean(0)
+    return normalize(band, coefficients(norm, everyone, band.numel()))
 
 
 def _norm_and_extend(norm: nn.GroupNorm, band: Tensor, rows: Rows) -> Tensor:
-    moments, edges = _moments(band, norm.num_groups), rows.edges(band)
-    everyone = rows.gather(torch.cat([moments.flatten(), edges.flatten().float()]))
-    moments_of_all = everyone[:, : moments.numel()].unflatten(1, moments.shape).mean(0)
-    touching = rows.touching(everyone[:, moments.numel() :].unflatten(1, edges.shape))
+    mine, edges = moments(band, norm.num_groups), rows.edges(band)
+    everyone = rows.gather(torch.cat([mine.flatten(), edges.flatten().float()]))
+    moments_of_all = everyone[:, : mine.numel()].unflatten(1, mine.shape).mean(0)
+    applied = coefficients(norm, moments_of_all, band.numel())
+    touching = rows.touching(everyone[:, mine.numel() :].unflatten(1, edges.shape))
     # Pictures in front, as everywhere else: [pictures, channels, 2, width].
-    normed = _normalize(norm, touching.permute(1, 2, 0, 3), moments_of_all).to(band.dtype)
+    normed = normalize(touching.permute(1, 2, 0, 3), applied).to(band.dtype)
     touching = rows.kept(normed.permute(2, 0, 1, 3))
-    return rows.extend(_normalize(norm, band, moments_of_all), touching)
-
-
-def _moments(band: Tensor, groups: int) -> Tensor:
-    """Means of the values and of their squares, [2, pictures, groups], in float32."""
-    count, channels = band.shape[:2]
-    # Rows first, then groups: kernels give a group to one processor of a hundred.
-    places = band.flatten(2).transpose(1, 2).float()
-    parts = places.unflatten(1, (math.gcd(band.shape[2], SPREAD), -1))
-    sums = torch.stack([parts.sum(2), parts.square().sum(2)]).sum(2)
-    each = places.shape[1] * channels // groups
-    return sums.unflatten(-1, (groups, -1)).sum(-1) / each
-
-
-def _normalize(norm: nn.GroupNorm, batch: Tensor, moments: Tensor) -> Tensor:
-    mean, square = moments
-    scale = torch.rsqrt(square - mean.square() + norm.eps)
-    each = norm.num_channels // norm.num_groups
-    factor = scale.repeat_interleave(each, 1) * norm.weight.float()
-    shift = norm.bias.float() - mean.repeat_interleave(each, 1) * factor
-    places = (..., *(None,) * (batch.ndim - 2))
-    return (batch.float() * factor[places] + shift[places]).to(batch.dtype)
+    return rows.extend(normalize(band, applied), touching)

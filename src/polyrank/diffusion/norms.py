@@ -10,27 +10,60 @@ from torch import Tensor, nn
 
 # Parts of a picture that are summed by themselves, at most.
 SPREAD = 128
+# Numbers of a picture from which on it pays to compute what they are multiplied by beforehand.
+LARGE = 1 << 24
 
 
 def spread_group_norm(norm: nn.GroupNorm, batch: Tensor) -> Tensor:
-    """A group norm of pictures whose sums are spread over the whole GPU.
+    """A group norm of pictures whose sums are spread over the whole GPU."""
+    return normalize(batch, coefficients(norm, moments(batch, norm.num_groups), batch.numel()))
+
+
+def moments(batch: Tensor, groups: int) -> Tensor:
+    """Means of the values and of their squares, [2, pictures, groups], in float32.
 
     A group of a large picture is millions of numbers, and kernels for group norms give each group
     to one processor of a hundred. Here rows are summed first, then groups.
     """
-    count, channels, height, width = batch.shape
-    rows = batch.permute(0, 2, 3, 1).float()
-    spread = math.gcd(height, SPREAD)
-    parts = rows.reshape(count, spread, -1, channels)
-    sums = torch.stack([parts.sum(2), parts.square().sum(2)])
-    per_group = sums.sum(2).unflatten(-1, (norm.num_groups, -1)).sum(-1)
-    mean, square = per_group / (height * width * channels // norm.num_groups)
+    channels = batch.shape[1]
+    places = batch.flatten(2).transpose(1, 2).float()
+    parts = places.unflatten(1, (math.gcd(batch.shape[2], SPREAD), -1))
+    sums = torch.stack([parts.sum(2), parts.square().sum(2)]).sum(2)
+    each = places.shape[1] * channels // groups
+    return sums.unflatten(-1, (groups, -1)).sum(-1) / each
+
+
+def coefficients(norm: nn.GroupNorm, moments: Tensor, numbers: int) -> Tensor:
+    """What a value is multiplied by, and what is added: [2, pictures, channels], in float32.
+
+    ``numbers`` is how many of them there are.
+    """
+    mean, square = moments
     scale = torch.rsqrt(square - mean.square() + norm.eps)
-    each = channels // norm.num_groups
+    each = norm.num_channels // norm.num_groups
     factor = scale.repeat_interleave(each, 1) * norm.weight.float()
     shift = norm.bias.float() - mean.repeat_interleave(each, 1) * factor
-    normed = rows * factor[:, None, None] + shift[:, None, None]
-    return normed.permute(0, 3, 1, 2).to(batch.dtype)
+    both = torch.stack([factor, shift])
+    return stored(both) if numbers >= LARGE else both
+
+
+def normalize(batch: Tensor, coefficients: Tensor) -> Tensor:
+    """The pictures with their coefficients applied."""
+    factor, shift = coefficients.unflatten(-1, (-1, *(1,) * (batch.ndim - 2)))
+    return (batch.float() * factor + shift).to(batch.dtype)
+
+
+@torch.library.custom_op("polyrank::stored", mutates_args=())
+def stored(values: Tensor) -> Tensor:
+    """The same values. A compiler does not look inside, so it cannot compute them anew, roots and
+    all, for every number that they are applied to.
+    """
+    return values.clone()
+
+
+@stored.register_fake
+def _(values: Tensor) -> Tensor:
+    return torch.empty_like(values)
 
 
 def spread_norms(module: nn.Module) -> None:

@@ -15,7 +15,7 @@ from diffusers import (
 )
 from torch import nn
 
-from polyrank.diffusion import optimize, parallelize
+from polyrank.diffusion import norms, optimize, parallelize
 from polyrank.diffusion.accelerated import AcceleratedCore
 from polyrank.diffusion.artifacts import Recipe
 from polyrank.diffusion.attention import PictureAttention, stack
@@ -144,7 +144,11 @@ def test_a_decoder_with_attention_gives_the_same_pictures(make_vae: Any, monkeyp
         assert torch.allclose(core(latents), expected, atol=1e-5)
 
 
-def test_a_group_norm_that_is_spread_out_is_the_same_norm() -> None:
+@pytest.mark.parametrize("large", [norms.LARGE, 1])
+def test_a_group_norm_that_is_spread_out_is_the_same_norm(
+    large: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(norms, "LARGE", large)
     generator = torch.Generator().manual_seed(0)
     norm = nn.GroupNorm(8, 32)
     nn.init.normal_(norm.weight, generator=generator)
