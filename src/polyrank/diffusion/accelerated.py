@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from polyrank.diffusion import hopper
@@ -55,11 +56,19 @@ class Compiler:
 
     def _provide(self, recipe: Recipe, on_ready: Callable[[Path], None]) -> None:
         path = self._cache.path(recipe)
+        is_used = False
         try:
             if path.exists() or self._make(recipe):
+                if recipe.on_hopper:
+                    device, dtype = torch.device(recipe.device), getattr(torch, recipe.dtype)
+                    hopper.prepare(self._cache.kernels, device, dtype)
                 on_ready(path)
+                is_used = True
         except Exception:
             log.warning("the compiled %s cannot be used", recipe.kind, exc_info=True)
+        if not is_used and recipe.on_hopper and not self._closed:
+            log.warning("the %s goes without the kernels of polyrank[hopper]", recipe.kind)
+            self._provide(recipe.without_kernels(), on_ready)
 
     def _make(self, recipe: Recipe) -> bool:
         begun = time.monotonic()
@@ -234,9 +243,6 @@ class AcceleratedCore:
             recipe = Recipe.of(self.kind, self._config, self._added, dtype, inputs, self._ranks)
 
             def on_ready(artifact: Path) -> None:
-                if recipe.on_hopper:
-                    kernels = ArtifactCache(artifact.parent).kernels
-                    hopper.prepare(kernels, self._weight.device, dtype)
                 plan.compiled = load_compiled(artifact, self._core)
 
             self._wanted.append((recipe, on_ready))

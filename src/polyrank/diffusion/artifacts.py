@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,11 @@ class Recipe:
     def on_hopper(self) -> bool:
         """Whether it is compiled with the kernels of hopper.py."""
         return all(name in self.versions for name in hopper.PACKAGES)
+
+    def without_kernels(self) -> Recipe:
+        """The same, for a machine where the kernels of hopper.py do not work."""
+        others = {key: value for key, value in self.versions.items() if key not in hopper.PACKAGES}
+        return replace(self, versions=others)
 
     @property
     def key(self) -> str:

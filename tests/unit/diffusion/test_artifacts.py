@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import AutoencoderTiny
 
+from polyrank.diffusion import hopper
 from polyrank.diffusion.accelerated import Compiler, load_compiled
 from polyrank.diffusion.artifacts import ArtifactCache, Recipe
 from polyrank.diffusion.cores import fast_preview
@@ -81,6 +82,24 @@ def test_a_compiler_that_fails_is_told_and_nothing_else_happens(
     assert "the preview could not be compiled and stays as it is" in caplog.text
     assert "TypeError: not all arguments converted" in caplog.text
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_kernels_that_do_not_work_are_gone_without(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There is no such GPU here, so they do not."""
+    versions = {**recipe().versions, **dict.fromkeys(hopper.PACKAGES, "1")}
+    wanted = recipe(versions=versions)
+    assert wanted.without_kernels() == recipe()
+    cache = ArtifactCache(tmp_path)
+    for each in (wanted, recipe()):
+        cache.path(each).mkdir()
+    ready: list[Path] = []
+    compiler = Compiler(cache)
+    compiler.request(wanted, ready.append)
+    assert compiler.wait(60)
+    assert ready == [cache.path(recipe())]
+    assert "the preview goes without the kernels of polyrank[hopper]" in caplog.text
 
 
 def test_a_closed_compiler_leaves_no_process(tmp_path: Path) -> None:
