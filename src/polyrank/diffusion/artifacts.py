@@ -75,7 +75,7 @@ class Recipe:
         # Keys with an underscore say where the model came from, not what it is.
         plain = {key: value for key, value in config.items() if not key.startswith("_")}
         device = inputs[0].device
-        used = hopper.packages(device) if kind == "unet" else {}
+        used = hopper.packages(device, dtype) if kind == "unet" else {}
         return cls(
             kind=kind,
             config=json.loads(json.dumps(plain, default=str)),

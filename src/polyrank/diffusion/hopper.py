@@ -23,6 +23,8 @@ from polyrank.diffusion.attention import SelfAttention, attend_with
 
 PACKAGES = ("quack-kernels", "flash-attn-4")
 HOPPER = (9, 0)
+# In float32 they would round what torch does not.
+PRECISIONS = (torch.float16, torch.bfloat16)
 # The width of heads for which FlashAttention was measured against cuDNN.
 HEAD = 64
 # The buffer of a gated product that has its bias as the kernel reads it.
@@ -31,9 +33,11 @@ PAIRED = "paired"
 PREPARING = threading.Lock()
 
 
-def packages(device: torch.device) -> dict[str, str]:
-    """The versions of the libraries, if the kernels can be used on this device; else nothing."""
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) != HOPPER:
+def packages(device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+    """The versions of the libraries, if the kernels can be used for this; else nothing."""
+    if device.type != "cuda" or dtype not in PRECISIONS:
+        return {}
+    if torch.cuda.get_device_capability(device) != HOPPER:
         return {}
     try:
         return {name: version(name) for name in PACKAGES}
@@ -141,7 +145,7 @@ def _(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor | None:
     """Attention of [batch, tokens, heads x width], None where the kernel was not measured."""
-    if query.shape[-1] != heads * HEAD or query.dtype not in (torch.float16, torch.bfloat16):
+    if query.shape[-1] != heads * HEAD or query.dtype not in PRECISIONS:
         return None
     split = (part.unflatten(-1, (heads, -1)) for part in (query, key, value))
     mixed: Tensor = attention(*split)

@@ -88,7 +88,8 @@ def test_a_unet_with_the_kernels_is_the_unet(pipeline: Any) -> None:
 
 
 def test_no_kernels_without_such_a_gpu() -> None:
-    assert hopper.packages(CPU) == {}
+    assert hopper.packages(CPU, torch.float16) == {}
+    assert hopper.packages(torch.device("cuda"), torch.float32) == {}
 
 
 def test_what_is_compiled_with_them_is_known_by_their_versions(
@@ -98,9 +99,9 @@ def test_what_is_compiled_with_them_is_known_by_their_versions(
         return Recipe.of(kind, {}, (), torch.float16, (torch.zeros(1),))
 
     without = recipe("unet")
-    monkeypatch.setattr(hopper, "packages", lambda device: dict.fromkeys(hopper.PACKAGES, "1"))
+    monkeypatch.setattr(hopper, "packages", lambda device, dtype: dict.fromkeys(hopper.PACKAGES, "1"))
     with_them = recipe("unet")
     assert (without.on_hopper, with_them.on_hopper) == (False, True)
-    monkeypatch.setattr(hopper, "packages", lambda device: dict.fromkeys(hopper.PACKAGES, "2"))
+    monkeypatch.setattr(hopper, "packages", lambda device, dtype: dict.fromkeys(hopper.PACKAGES, "2"))
     assert len({without.key, with_them.key, recipe("unet").key}) == 3
     assert not recipe("decoder").on_hopper
