@@ -95,13 +95,12 @@ def test_no_kernels_without_such_a_gpu() -> None:
 def test_what_is_compiled_with_them_is_known_by_their_versions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def recipe(kind: str) -> Recipe:
+    def recipe(kind: str, version: str | None) -> Recipe:
+        found = {} if version is None else dict.fromkeys(hopper.PACKAGES, version)
+        monkeypatch.setattr(hopper, "packages", lambda *_: found)
         return Recipe.of(kind, {}, (), torch.float16, (torch.zeros(1),))
 
-    without = recipe("unet")
-    monkeypatch.setattr(hopper, "packages", lambda device, dtype: dict.fromkeys(hopper.PACKAGES, "1"))
-    with_them = recipe("unet")
-    assert (without.on_hopper, with_them.on_hopper) == (False, True)
-    monkeypatch.setattr(hopper, "packages", lambda device, dtype: dict.fromkeys(hopper.PACKAGES, "2"))
-    assert len({without.key, with_them.key, recipe("unet").key}) == 3
-    assert not recipe("decoder").on_hopper
+    recipes = [recipe("unet", version) for version in (None, "1", "2")]
+    assert [each.on_hopper for each in recipes] == [False, True, True]
+    assert len({each.key for each in recipes}) == 3
+    assert not recipe("decoder", "1").on_hopper
