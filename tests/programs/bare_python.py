@@ -27,7 +27,7 @@ class BarePython:
 
     def run(self, *arguments: str, **environment: str) -> str:
         """What a program prints."""
-        options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 60}
+        options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 110}
         ended = subprocess.run(
             [*self.command, *arguments], env={**self.environment, **environment}, **options
         )

@@ -17,7 +17,7 @@ from polyrank.distributed import DistributedRunner
 
 PROGRAMS = Path(__file__).parents[2] / "programs"
 
-LIMIT_S = 30
+LIMIT_S = 60
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
