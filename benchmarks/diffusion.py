@@ -31,7 +31,7 @@ from polyrank.distributed import DistributedRunner, DistributedWorker
 # What kernels do, by their names; the first that fits counts.
 KERNELS = {
     "exchanges, waiting included": r"_exchange|nccl",
-    "attention": r"sdpa|flash|fmha|FlashAttention",
+    "attention": r"sdpa|flash|fmha",
     "convolutions": r"implicit_gemm|fprop|conv2d|cudnn.*conv",
     "products": r"nvjet|gemm|quack|cublas|splitK",
     "norms, activations, sums": r"triton|layer_norm",

@@ -55,20 +55,24 @@ class Compiler:
         thread.start()
 
     def _provide(self, recipe: Recipe, on_ready: Callable[[Path], None]) -> None:
+        provided = self._try(recipe, on_ready)
+        if not provided and recipe.on_hopper and not self._closed:
+            log.warning("the %s goes without the kernels of polyrank[hopper]", recipe.kind)
+            self._try(recipe.without_kernels(), on_ready)
+
+    def _try(self, recipe: Recipe, on_ready: Callable[[Path], None]) -> bool:
         path = self._cache.path(recipe)
-        is_used = False
         try:
-            if path.exists() or self._make(recipe):
-                if recipe.on_hopper:
-                    device, dtype = torch.device(recipe.device), getattr(torch, recipe.dtype)
-                    hopper.prepare(self._cache.kernels, device, dtype)
-                on_ready(path)
-                is_used = True
+            if not path.exists() and not self._make(recipe):
+                return False
+            if recipe.on_hopper:
+                device, dtype = torch.device(recipe.device), getattr(torch, recipe.dtype)
+                hopper.prepare(self._cache.kernels, device, dtype)
+            on_ready(path)
         except Exception:
             log.warning("the compiled %s cannot be used", recipe.kind, exc_info=True)
-        if not is_used and recipe.on_hopper and not self._closed:
-            log.warning("the %s goes without the kernels of polyrank[hopper]", recipe.kind)
-            self._provide(recipe.without_kernels(), on_ready)
+            return False
+        return True
 
     def _make(self, recipe: Recipe) -> bool:
         begun = time.monotonic()

@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, StableDiffusionXLPipeline
+from torch import Tensor
+
+from polyrank.diffusion.cores import UNetCore, fast_unet
 
 MODEL = Path(__file__).resolve().parents[3] / "models" / "shapes"
 
@@ -46,6 +49,17 @@ def pipeline() -> StableDiffusionXLPipeline:
 @pytest.fixture(scope="session")
 def decoder() -> AutoencoderTiny:
     return AutoencoderTiny.from_pretrained(MODEL / "preview")
+
+
+@pytest.fixture
+def unet_core(pipeline: StableDiffusionXLPipeline) -> tuple[UNetCore, tuple[Tensor, ...]]:
+    """The pipeline's UNet and inputs of two pictures, of which the first has no text."""
+    project = fast_unet(pipeline.unet)
+    noise = torch.Generator().manual_seed(0)
+    sample = torch.randn(2, 4, 16, 16, generator=noise)
+    text, pooled = torch.randn(1, 32, 256, generator=noise), torch.randn(2, 128, generator=noise)
+    inputs = (sample, torch.tensor(500.0), project(text), pooled, torch.full((2, 6), 128.0))
+    return UNetCore(pipeline.unet, ("text_embeds", "time_ids")), inputs
 
 
 @pytest.fixture(scope="session")

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from polyrank.diffusion import hopper
 from polyrank.diffusion.artifacts import Recipe
-from polyrank.diffusion.cores import UNetCore, build, fast_unet, lend_weights
+from polyrank.diffusion.cores import build, lend_weights
 
 CPU = torch.device("cpu")
-ADDED = ("text_embeds", "time_ids")
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -62,20 +61,11 @@ def test_torch_checks_what_is_said_about_the_operators() -> None:
         torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
 
 
-def test_a_unet_with_the_kernels_is_the_unet(pipeline: Any) -> None:
+def test_a_unet_with_the_kernels_is_the_unet(unet_core: Any) -> None:
     """Exported by the process that compiles, called with the weights of the one that serves."""
-    unet = pipeline.unet
+    core, inputs = unet_core
     with torch.no_grad():
-        made = build("unet", dict(unet.config), ADDED, hopper=True).eval()
-        project = fast_unet(unet)
-        core = UNetCore(unet, ADDED)
-        inputs = (
-            random(2, 4, 16, 16),
-            torch.tensor(500.0),
-            project(random(2, 32, 256)),
-            random(2, 128),
-            torch.full((2, 6), 128.0),
-        )
+        made = build("unet", dict(core.unet.config), core.added, hopper=True).eval()
         exported = torch.export.export(made, inputs, strict=False)
         signature = exported.graph_signature.input_specs
         names = [spec.target for spec in signature if spec.kind.name != "USER_INPUT"]

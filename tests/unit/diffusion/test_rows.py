@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from polyrank.diffusion.cores import UNetCore, fast_decoder, fast_unet, lend_weights
+from polyrank.diffusion.cores import fast_decoder, lend_weights
 from polyrank.diffusion.divided import Division, RowCore
 from polyrank.diffusion.rows import Rows
 from polyrank.errors import UnsupportedPipeline
@@ -55,16 +55,6 @@ def divided(core: nn.Module, rows: Rows) -> RowCore:
     return RowCore(core, Division(core), rows)
 
 
-def unet_core(unet: Any) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """The UNet and inputs of two pictures, of which the first has no text."""
-    project = fast_unet(unet)
-    noise = torch.Generator().manual_seed(0)
-    sample = torch.randn(2, 4, 16, 16, generator=noise)
-    text, pooled = torch.randn(1, 32, 256, generator=noise), torch.randn(2, 128, generator=noise)
-    inputs = (sample, torch.tensor(500.0), project(text), pooled, torch.full((2, 6), 128.0))
-    return UNetCore(unet, ("text_embeds", "time_ids")), inputs
-
-
 def decoder_core(vae: AutoencoderKL, shrunk: bool = False) -> nn.Module:
     """A decoder whose norms do something."""
     for part in vae.decoder.modules():
@@ -75,8 +65,8 @@ def decoder_core(vae: AutoencoderKL, shrunk: bool = False) -> nn.Module:
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_the_bands_of_a_unet_make_the_whole(pipeline: Any, ranks: int) -> None:
-    core, (sample, *others) = unet_core(pipeline.unet)
+def test_the_bands_of_a_unet_make_the_whole(unet_core: Any, ranks: int) -> None:
+    core, (sample, *others) = unet_core
     with torch.no_grad():
         expected = core(sample, *others)
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderTiny
 from diffusers.models.upsampling import Upsample2D
 
-from polyrank.diffusion.cores import UNetCore, fast_preview, fast_unet
+from polyrank.diffusion.cores import fast_preview
 from polyrank.diffusion.upsampling import four_corners, fuse_upsamplers, upsample_conv
 
 
@@ -25,17 +25,12 @@ def test_it_is_the_convolution_of_the_enlarged_picture(size: Any, layout: Any) -
         assert torch.allclose(upsample_conv(batch, four_corners(weight), each), expected, atol=1e-5)
 
 
-def test_a_unet_with_fused_upsamplers_gives_the_same(pipeline: Any) -> None:
-    project = fast_unet(pipeline.unet)
-    core = UNetCore(pipeline.unet, ("text_embeds", "time_ids"))
-    generator = torch.Generator().manual_seed(0)
-    sample = torch.randn(2, 4, 16, 16, generator=generator)
-    text = project(torch.randn(2, 32, 256, generator=generator))
-    added = (torch.randn(2, 128, generator=generator), torch.full((2, 6), 128.0))
+def test_a_unet_with_fused_upsamplers_gives_the_same(unet_core: Any) -> None:
+    core, inputs = unet_core
     with torch.no_grad():
-        expected = core(sample, torch.tensor(500.0), text, *added)
-        fuse_upsamplers(pipeline.unet)
-        fused = core(sample, torch.tensor(500.0), text, *added)
+        expected = core(*inputs)
+        fuse_upsamplers(core)
+        fused = core(*inputs)
     assert not torch.equal(fused, expected)  # it went another way
     assert torch.allclose(fused, expected, atol=1e-4)
 
