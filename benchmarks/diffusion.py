@@ -19,8 +19,11 @@ import re
 import statistics
 import tempfile
 import time
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from benchmarks.floors import Picture
@@ -169,6 +172,28 @@ class Bench(DistributedWorker):
         dist.all_gather_object(everyone, mine)
         return everyone
 
+    def waits(self) -> dict[str, tuple[float, int]]:
+        """Where the host waits for the GPU: how often in a step, and in all but the steps."""
+        few, many = (self.waits_of(steps) for steps in PROFILED_STEPS)
+        steps = PROFILED_STEPS[1] - PROFILED_STEPS[0]
+        each = {where: (many[where] - few[where]) / steps for where in few | many}
+        return {
+            where: (often, few[where] - round(PROFILED_STEPS[0] * often))
+            for where, often in each.items()
+        }
+
+    def waits_of(self, steps: int) -> Counter[str]:
+        """Where the host waited in a picture with previews of every step, and how often."""
+        import torch
+
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            self.paint("waits", steps, every=1)
+            torch.cuda.set_sync_debug_mode("default")
+        found = [each for each in caught if "synchronizing" in str(each.message)]
+        return Counter(f"{'/'.join(Path(w.filename).parts[-2:])}:{w.lineno}" for w in found)
+
     def kernels(self, size: int, steps: int) -> dict[str, float]:
         """Microseconds of a picture's kernels by what they do, and of the whole."""
         import torch
@@ -217,6 +242,7 @@ class Table:
         self.rows: list[Row] = []
         # By who paints: for every rank, where a step's microseconds go.
         self.spent: dict[str, list[dict[str, tuple[float, float]]]] = {}
+        self.waits: dict[str, tuple[float, int]] = {}
 
     async def do(self, act: str, **options: Any) -> Any:
         """Has every rank do something; rank 0's answer."""
@@ -307,6 +333,7 @@ async def fill(table: Table, args: argparse.Namespace) -> None:
         table.add("first preview at the caller", seen)
     if args.profile and args.device == "cuda":
         table.spent["one GPU"] = await table.do("spent", size=args.size)
+        table.waits = await table.do("waits")
     await fill_together(table, args, plain)
     # The last, as it has another shape compiled; the first call records it.
     await table.do("paint", name="batch", steps=2, batch=2)
@@ -417,6 +444,11 @@ def report(table: Table, args: argparse.Namespace) -> None:
         for kind in ranks[0]:
             cells = (f" {each[kind][0]:.0f} | {each[kind][1]:.0f} |" for each in ranks)
             print(f"| {kind} |", *cells)
+    if table.waits:
+        print("\nWhere the host of rank 0 waits for its GPU, with previews of every step:\n")
+        print("| where | times in a step | in a picture's rest |\n|---|---|---|")
+        for where, (each, rest) in sorted(table.waits.items()):
+            print(f"| {where} | {each:.2f} | {rest} |")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

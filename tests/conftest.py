@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 import shutil
 import signal
 import tempfile
@@ -19,6 +20,9 @@ NAMES = itertools.count()
 
 # Machines are shared, and an answer may be late: what ends a test that hangs is its own limit.
 vars(httpx._config.DEFAULT_TIMEOUT_CONFIG).update(vars(httpx.Timeout(60)))
+
+# Tests start hundreds of programs, which are not compiled anew each time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # What starts the tests in the background has them, and all that they start, ignore these.
 for signum, default in (

@@ -36,7 +36,9 @@ def _along_noise(scheduler: Any, before: Tensor, after: Tensor) -> Tensor:
     """Euler's step goes along the noise e: x' = x + (s' - s) e, and the picture is x' - s' e."""
     index = scheduler.step_index
     old, new = scheduler.sigmas[index - 1], scheduler.sigmas[index]
-    return after - (new / (new - old)).to(after) * (after - before)
+    # The schedule is in host memory and goes to the kernel as a number: a copy of it to the device
+    # would wait for the step, and leave the GPU without work until the next one is launched.
+    return after - new / (new - old) * (after - before)
 
 
 def _kept(scheduler: Any, before: Tensor, after: Tensor) -> Tensor:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +19,7 @@ from polyrank.diffusion.attention import check_decoder, check_unet
 from polyrank.diffusion.cores import SHRUNK, UNetCore, fast_decoder, fast_unet
 from polyrank.diffusion.graphs import GraphedFunction, Last, unplanned
 from polyrank.diffusion.pictures import to_pictures
+from polyrank.diffusion.quick import TEXT_ENCODERS, quicken
 from polyrank.diffusion.shared import SharedCore
 from polyrank.diffusion.shrunk import can_shrink
 from polyrank.diffusion.team import Share, Team
@@ -80,12 +79,12 @@ def optimize(
         decoder = FastDecoder(vae, shrunk=shrunk, graphs=graphs and on_gpu, compiler=compiler)
         fast.append(decoder.core)
     if graphs and on_gpu:
-        for name in ("text_encoder", "text_encoder_2"):
+        for name in TEXT_ENCODERS:
             if (encoder := getattr(pipeline, name, None)) is not None:
                 FastTextEncoder(encoder)
     optimized = Optimized(fast, compiler)
     _encode_on_device(pipeline)
-    _surround_calls(pipeline, optimized.request_compiled)
+    quicken(pipeline, optimized.request_compiled)
     return optimized
 
 
@@ -312,33 +311,3 @@ def _encode_on_device(pipeline: Any) -> None:
         return to_pictures(stock(image, output_type="pt", do_denormalize=do_denormalize))
 
     processor.postprocess = postprocess
-
-
-def _surround_calls(pipeline: Any, on_end: Callable[[], None]) -> None:
-    """Calls ``on_end`` after every picture, and spares the pipeline a walk before it.
-
-    At the beginning of a call it asks each of its modules whether it is offloaded, which takes
-    milliseconds. If the UNet is not, none is.
-    """
-    stock: Any = type(pipeline)
-
-    class Quick(stock):
-        @functools.wraps(stock.__call__)
-        def __call__(self, *arguments: Any, **named: Any) -> Any:
-            try:
-                return super().__call__(*arguments, **named)
-            finally:
-                on_end()
-
-        @property
-        def _execution_device(self) -> torch.device:
-            unet = self.unet
-            if hasattr(unet, "_hf_hook") or hasattr(unet, "_diffusers_hook"):
-                device: torch.device = super()._execution_device
-                return device
-            at: torch.device = next(unet.parameters()).device  # its own `device` walks too
-            return at
-
-    Quick.__name__, Quick.__qualname__ = stock.__name__, stock.__qualname__
-    Quick.__module__, Quick.__doc__ = stock.__module__, stock.__doc__
-    pipeline.__class__ = Quick

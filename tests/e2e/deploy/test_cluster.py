@@ -12,8 +12,6 @@ from ray_machines import Cluster, three_machines
 
 from .conftest import Installation, Project, result_of
 
-pytestmark = pytest.mark.timeout(120)
-
 APP = """
 import asyncio
 import os

@@ -71,13 +71,28 @@ def test_prompts_sizes_and_batches_may_change_between_calls(
         assert difference(paint(pipeline, **options), paint(plain, **options)) <= 2
 
 
-def test_a_call_does_not_ask_every_module_where_it_is(pipeline: Any, monkeypatch: Any) -> None:
+def test_a_call_does_not_ask_every_module_where_it_is(
+    pipeline: Any, paint: Any, monkeypatch: Any
+) -> None:
     optimize(pipeline)
     assert type(pipeline).__name__ == "StableDiffusionXLPipeline"
     assert isinstance(pipeline, StableDiffusionXLPipeline)
-    walk = "diffusers.hooks.group_offloading._get_group_onload_device"
-    monkeypatch.setattr(walk, lambda module: pytest.fail("it walked"))
-    assert pipeline._execution_device == torch.device("cpu")
+    encoders = pipeline.text_encoder, pipeline.text_encoder_2
+    for part in (pipeline.unet, *encoders):
+        monkeypatch.setattr(part, "modules", lambda: pytest.fail("it walked"))
+    paint(pipeline, num_inference_steps=1)
+    assert (pipeline.text_encoder, pipeline.text_encoder_2) == encoders
+
+
+def test_loras_are_scaled_in_the_encoders_themselves(pipeline: Any, monkeypatch: Any) -> None:
+    optimize(pipeline)
+    scaled: list[Any] = []
+    module = "diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl"
+    monkeypatch.setattr(f"{module}.USE_PEFT_BACKEND", True)
+    monkeypatch.setattr(f"{module}.scale_lora_layers", lambda model, scale: scaled.append(model))
+    monkeypatch.setattr(f"{module}.unscale_lora_layers", lambda model, scale: None)
+    pipeline.encode_prompt("a circle", lora_scale=0.5)
+    assert scaled == [pipeline.text_encoder, pipeline.text_encoder_2]
 
 
 def test_an_offloaded_pipeline_is_still_asked(pipeline: Any) -> None:

@@ -11,8 +11,10 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
     UniPCMultistepScheduler,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from polyrank.diffusion import Previewer
 from polyrank.diffusion.estimates import clean_estimate
@@ -71,6 +73,32 @@ def test_the_estimate_is_the_schedulers_own(scheduler: Any, plain: Any) -> None:
         before = latents
         latents = made.step(velocity, timestep, latents, return_dict=False)[0]
         assert torch.allclose(estimate(made, before, latents), expected, atol=0.05)
+
+
+class Operators(TorchDispatchMode):
+    """Collects the names of the operators that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None):  # type: ignore[no-untyped-def]
+        self.names.append(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("scheduler", [EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler])
+def test_an_estimate_copies_nothing_to_the_device(scheduler: Any) -> None:
+    """Such a copy would wait for the step that has just been launched."""
+    made = scheduler()
+    made.set_timesteps(4)
+    before, after = torch.empty(2, 1, 4, 8, 8, dtype=torch.float16, device="meta")
+    made._step_index = 2
+    with Operators() as called:
+        estimate = clean_estimate(made)(made, before, after)
+    assert (estimate.dtype, estimate.device.type) == (torch.float16, "meta")
+    assert {"sub", "mul"} <= set(called.names)
+    assert not {"_to_copy", "copy_", "_local_scalar_dense"} & set(called.names)
 
 
 @pytest.mark.parametrize("scheduler", [EulerAncestralDiscreteScheduler, DDPMScheduler])
