@@ -73,7 +73,7 @@ async def test_a_key_is_made_listed_used_and_revoked_beside_a_running_server(
     assert credential.partition(":")[2] not in listed + str(as_json)
 
     await shell.run("keys", "revoke", id)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while (await whoami(address, credential)).status_code == 200:
             pass
     assert (await whoami(address, other["key"])).status_code == 200
@@ -212,7 +212,7 @@ async def test_an_app_that_is_run_takes_these_keys_and_tells_receivers_here(
                 assert (await client.post(hello, json=body, headers=headers)).status_code == 200
                 params = {"fal_webhook": f"{receiver}/hook"}
                 await client.post("/queue/local/hello", json=body, headers=headers, params=params)
-                end = await asyncio.wait_for(told.get(), 30)
+                end = await asyncio.wait_for(told.get(), 60)
                 assert end["payload"] == {"text": "Hello, you!"}
     finally:
         await asyncio.to_thread(program.end)

@@ -38,7 +38,7 @@ def test_a_signal_ends_it_in_order_and_leaves_nothing(
     family = psutil.Process(program.process.pid).children(recursive=True)
     assert len(family) >= 4  # replica, fork server, two ranks
     assert program.end(signum) == 0
-    _, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=60)
     assert alive == []
 
 
@@ -47,7 +47,7 @@ def test_a_killed_command_leaves_no_process_behind(start: Callable[..., Program]
     program.address()
     family = psutil.Process(program.process.pid).children(recursive=True)
     program.process.kill()
-    _, alive = psutil.wait_procs(family, timeout=20)
+    _, alive = psutil.wait_procs(family, timeout=60)
     assert alive == []
 
 

@@ -27,7 +27,7 @@ def program(heading: str, end: str) -> str:
 def address() -> Iterator[str]:
     """The example app, its two paintings by one rank."""
     app = Program("run", "examples/parallel_sdxl.py", "--ranks", "1", "--port", "0")
-    url = app.address(limit_s=60)
+    url = app.address(limit_s=120)
     yield url.partition("/run/")[0]
     app.end(signal.SIGTERM)
 

@@ -50,7 +50,7 @@ class Painter(DistributedWorker):
         shown: queue.Queue[tuple[int, Image.Image]] = queue.Queue()
         exchange.begin(1, lambda step, picture: shown.put((step, picture)))
         exchange.send(1, 3, Image.new("RGB", (4, 4), (self.rank, 0, 0)))
-        seen = [shown.get(timeout=10)] if self.rank == 0 else []
+        seen = [shown.get(timeout=60)] if self.rank == 0 else []
         torch.distributed.barrier()
         exchange.close()
         return seen

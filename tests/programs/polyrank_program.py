@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 POLYRANK = [sys.executable, "-m", "polyrank.cli.main"]
-LIMIT_S = 60
+LIMIT_S = 120
 
 
 class Program:

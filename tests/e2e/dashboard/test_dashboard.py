@@ -20,7 +20,7 @@ expect.set_options(timeout=20_000)
 @pytest.fixture
 def api(installation: Installation) -> Iterator[httpx.Client]:
     """The server."""
-    with httpx.Client(base_url=installation.url, trust_env=False, timeout=20) as client:
+    with httpx.Client(base_url=installation.url, trust_env=False, timeout=60) as client:
         yield client
 
 

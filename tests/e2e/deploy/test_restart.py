@@ -48,7 +48,7 @@ def test_a_replica_that_ended_with_its_server_has_ended_and_its_key_with_it(
     process = psutil.Process(replica["pid"])
     installation.program.end(signal.SIGKILL)
     process.kill()
-    process.wait(10)
+    process.wait(60)
     installation.start_again()
     [ended] = [
         each
@@ -88,6 +88,6 @@ def test_ctrl_c_ends_the_replicas_too(installation: Installation, project: Proje
     [replica] = installation.replicas()
     process = psutil.Process(replica["pid"])
     assert installation.program.end(signal.SIGINT) == 0, installation.program.output
-    process.wait(10)
+    process.wait(60)
     installation.start_again()
     assert installation.call()["version"] == "short"  # what is deployed is started again

@@ -48,7 +48,7 @@ class Screen:
         await self.program.write(text.encode())
 
     async def until(self, pattern: str) -> re.Match[str]:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not (found := re.search(pattern, self.shown)):
                 data = await anext(self._reading, b"")
                 assert data, self.shown

@@ -17,7 +17,7 @@ from polyrank.distributed import DistributedRunner
 
 PROGRAMS = Path(__file__).parents[2] / "programs"
 
-LIMIT_S = 60
+LIMIT_S = 120
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -52,7 +52,7 @@ async def running(
     try:
         yield runner
     finally:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await runner.stop()
 
 

@@ -97,7 +97,7 @@ async def test_a_rank_that_is_killed_while_idle_is_replaced(
     before[rank].kill()
     after = await ranks.invoke({"do": "pids"}, retries=1)  # in case it is ahead of the news
     assert not {process.pid for process in before} & set(after)
-    gone, alive = await asyncio.to_thread(psutil.wait_procs, before, 10)
+    gone, alive = await asyncio.to_thread(psutil.wait_procs, before, 60)
     assert not alive
 
 
@@ -109,7 +109,7 @@ async def test_a_rank_that_exits_while_idle_is_replaced(
     await two.invoke({"do": "die_when", "rank": rank, "fifo": gate.path, "how": "exit"})
     died = psutil.Process(before[rank])
     await gate.open()
-    await asyncio.to_thread(psutil.wait_procs, [died], 10)
+    await asyncio.to_thread(psutil.wait_procs, [died], 60)
     after = await two.invoke({"do": "pids"}, retries=1)
     assert not set(before) & set(after)
 
@@ -171,7 +171,7 @@ async def test_the_process_that_forks_ranks_may_die_too(running: Callable[..., A
     async with running(world_size=2) as runner:
         first = [psutil.Process(pid) for pid in await runner.invoke({"do": "pids"})]
         first[0].parent().kill()  # type: ignore[union-attr]
-        await asyncio.to_thread(psutil.wait_procs, first, 10)
+        await asyncio.to_thread(psutil.wait_procs, first, 60)
         second = await runner.invoke({"do": "pids"}, retries=1)
         assert not {process.pid for process in first} & set(second)
 
@@ -184,7 +184,7 @@ async def test_what_a_dead_rank_had_started_is_killed_with_it(
         child = psutil.Process(await runner.invoke({"do": "start_child"}))
         rank = psutil.Process((await runner.invoke({"do": "pids"}))[0])
         rank.kill()
-        gone, alive = await asyncio.to_thread(psutil.wait_procs, [rank, child], 10)
+        gone, alive = await asyncio.to_thread(psutil.wait_procs, [rank, child], 60)
         assert not alive
 
 

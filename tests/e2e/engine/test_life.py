@@ -90,7 +90,7 @@ async def program(
 
 
 async def all_end(processes: list[psutil.Process]) -> bool:
-    _, alive = await asyncio.to_thread(psutil.wait_procs, processes, 10)
+    _, alive = await asyncio.to_thread(psutil.wait_procs, processes, 60)
     return not alive
 
 
@@ -274,7 +274,7 @@ async def test_a_parent_that_leaves_without_stop_ends_at_once(scratch: Path) -> 
     """Row 18: neither a forgotten stop() nor an exception keeps the process or its ranks."""
     for body in ("pass", "raise SystemExit(0)", "runner.forgotten = runner"):
         async with program(body, scratch) as (process, ranks):
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 await process.wait()
             assert await all_end(ranks)
             assert await folder_empties(scratch)
@@ -308,7 +308,7 @@ async def test_a_signal_to_the_whole_process_group_ends_all(
     body = 'await runner.invoke({"do": "block"})'
     async with program(body, scratch) as (process, ranks):
         os.killpg(process.pid, signum)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await process.wait()
         assert await all_end(ranks)
         assert await folder_empties(scratch)
@@ -328,7 +328,7 @@ async def test_ctrl_c_lets_the_ranks_tear_down(scratch: Path, tmp_path: Path) ->
         assert process.stdout is not None
         await process.stdout.readline()
         os.killpg(process.pid, signal.SIGINT)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await process.wait()
         assert await all_end(ranks)
     assert sorted(os.listdir(tmp_path)) == ["0", "1"]

@@ -55,7 +55,7 @@ def serve(folder: Path, spec: ReplicaSpec, linger_s: float) -> tuple[subprocess.
 
 async def gone(process: psutil.Process) -> bool:
     """Whether a process that nobody here is the parent of ends, and is reaped."""
-    return not (await asyncio.to_thread(psutil.wait_procs, [process], timeout=20))[1]
+    return not (await asyncio.to_thread(psutil.wait_procs, [process], timeout=60))[1]
 
 
 async def test_a_replica_serves_and_ends_in_order(launcher: LocalLauncher, spec: Spec) -> None:

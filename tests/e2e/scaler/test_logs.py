@@ -96,7 +96,7 @@ async def test_a_line_of_a_rank_has_its_rank_and_its_request(
     (tmp_path / "ranks.py").write_text(RANKS)
     handle = await launcher.start(spec("ranks.py", folder=tmp_path))
     ready = await until(handle, Ready)
-    async with httpx.AsyncClient(timeout=30) as client:
+    async with httpx.AsyncClient(timeout=60) as client:
         address = f"http://127.0.0.1:{ready.port}/"
         await client.post(address, headers={"x-fal-request-id": "request-1"})
     await handle.terminate()

@@ -104,7 +104,7 @@ def test_ctrl_c_cancels_the_request(shared_server: Any, tmp_path: Path) -> None:
     with steps.open() as pipe:
         assert pipe.readline() == "step\n"
         program.send_signal(signal.SIGINT)
-        _, stderr = program.communicate(timeout=30)
+        _, stderr = program.communicate(timeout=60)
         for _ in pipe:
             pass  # to the last step: the app has ended
     assert program.returncode == 130

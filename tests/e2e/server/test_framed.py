@@ -27,10 +27,10 @@ def url(server: ServerProcess) -> str:
 
 def answer(websocket: ClientConnection) -> tuple[int, bytes]:
     """Status and body of the next answer."""
-    start = json.loads(websocket.recv(timeout=30))
+    start = json.loads(websocket.recv(timeout=60))
     assert start["type"] == "start"
     body = b""
-    while isinstance(part := websocket.recv(timeout=30), bytes):
+    while isinstance(part := websocket.recv(timeout=60), bytes):
         body += part
     assert json.loads(part) == {"type": "end", "request_id": start["request_id"]}
     return start["status"], body
@@ -87,7 +87,7 @@ def test_a_websocket_that_is_no_handshake_is_not_there(server: ServerProcess) ->
 
 
 def test_slashes_at_the_end_and_202_until_it_is_done(server: ServerProcess) -> None:
-    with httpx.Client(base_url=server.address, timeout=30) as client:
+    with httpx.Client(base_url=server.address, timeout=60) as client:
         body = {"file": "/dev/null", "steps": 6000}
         id = client.post(f"{QUEUE}/steps/", json=body).json()["request_id"]
         url = f"{QUEUE}/requests/{id}"

@@ -54,7 +54,7 @@ async def here(tmp_path: Path) -> AsyncIterator[Platform]:
     origins = {"allowed_origins": "https://studio.example"}
     async with (
         platform(tmp_path / "polyrank.db", settings=origins) as (server, address),
-        httpx.AsyncClient(base_url=address, timeout=30) as client,
+        httpx.AsyncClient(base_url=address, timeout=60) as client,
     ):
         yield Platform(server, client)
 
@@ -325,7 +325,7 @@ async def test_a_server_can_demand_keys_of_this_machine_too(
 ) -> None:
     async with (
         platform(tmp_path / "polyrank.db", settings={"auth": "always"}) as (server, address),
-        httpx.AsyncClient(base_url=address, timeout=30) as client,
+        httpx.AsyncClient(base_url=address, timeout=60) as client,
     ):
         strict = Platform(server, client)
         assert (await strict.call()).status_code == 401

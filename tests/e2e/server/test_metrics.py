@@ -44,7 +44,7 @@ async def here(tmp_path: Path) -> AsyncIterator[tuple[Any, httpx.AsyncClient]]:
     """A server and a client for it."""
     async with (
         platform(tmp_path / "polyrank.db") as (server, address),
-        httpx.AsyncClient(base_url=address, timeout=30, trust_env=False) as client,
+        httpx.AsyncClient(base_url=address, timeout=60, trust_env=False) as client,
     ):
         yield server, client
 

@@ -34,7 +34,7 @@ def server(tmp_path: Path, gate: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 @pytest.fixture
 def client(server: ServerProcess) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.address, timeout=30) as client:
+    with httpx.Client(base_url=server.address, timeout=60) as client:
         yield client
 
 

@@ -31,7 +31,7 @@ def submit(client: httpx.Client, body: dict[str, Any], path: str = "", **headers
 
 
 def test_a_request_from_submit_to_result(server) -> None:
-    with httpx.Client(base_url=server.address, timeout=30) as client:
+    with httpx.Client(base_url=server.address, timeout=60) as client:
         answer = client.post(APP, json={"number": 3})
         body = answer.json()
         id = body["request_id"]
@@ -58,7 +58,7 @@ def test_a_request_from_submit_to_result(server) -> None:
 
 
 def test_what_a_request_was_sent_with_can_be_seen_and_is_no_page(server) -> None:
-    with httpx.Client(base_url=server.address, timeout=30) as client:
+    with httpx.Client(base_url=server.address, timeout=60) as client:
         sent = client.get(f"{APP}/requests/{submit(client, {'number': 3})}/input")
         assert sent.json() == {"number": 3}
         page = {"content": b"<script>alert(1)</script>", "headers": {"content-type": "text/html"}}
@@ -70,7 +70,7 @@ def test_what_a_request_was_sent_with_can_be_seen_and_is_no_page(server) -> None
 
 
 def test_a_failed_request_is_completed_with_a_reason_and_keeps_the_apps_answer(server) -> None:
-    with httpx.Client(base_url=server.address, timeout=30) as client:
+    with httpx.Client(base_url=server.address, timeout=60) as client:
         id = submit(client, {"number": 2}, "/odd")
         done = wait(client, id)
         assert done["status"] == "COMPLETED"
@@ -81,7 +81,7 @@ def test_a_failed_request_is_completed_with_a_reason_and_keeps_the_apps_answer(s
 
 
 def test_what_is_not_there_is_404_and_what_is_not_done_is_400(server) -> None:
-    with httpx.Client(base_url=server.address, timeout=30) as client:
+    with httpx.Client(base_url=server.address, timeout=60) as client:
         assert client.post("/queue/local/nothing", json={}).status_code == 404
         for url in (f"{APP}/requests/none{what}" for what in ("", "/status", "/input")):
             answer = client.get(url)
@@ -95,7 +95,7 @@ def test_what_is_not_there_is_404_and_what_is_not_done_is_400(server) -> None:
 
 
 def test_bad_headers_are_refused(server) -> None:
-    with httpx.Client(base_url=server.address, timeout=30) as client:
+    with httpx.Client(base_url=server.address, timeout=60) as client:
         for headers in (
             {"x-fal-request-timeout": "soon"},
             {"x-fal-request-timeout": "-1"},
@@ -107,7 +107,7 @@ def test_bad_headers_are_refused(server) -> None:
 
 
 def test_one_idempotency_key_runs_once(server, tmp_path: Path) -> None:
-    with httpx.Client(base_url=server.address, timeout=30) as client:
+    with httpx.Client(base_url=server.address, timeout=60) as client:
         body = {"seconds": 0.1, "log": str(tmp_path / "steps")}
         with ThreadPoolExecutor(64) as pool:
             ids = list(
@@ -122,7 +122,7 @@ def test_one_idempotency_key_runs_once(server, tmp_path: Path) -> None:
 
 
 def test_a_queue_of_limited_length_refuses_with_a_time_to_come_back(server) -> None:
-    with httpx.Client(base_url=server.address, timeout=30) as client:
+    with httpx.Client(base_url=server.address, timeout=60) as client:
         ids = [submit(client, {"seconds": 20}, "/work") for _ in range(6)]
         refused = client.post(f"{APP}?fal_max_queue_length=2", json={"number": 1})
         assert refused.status_code == 429
@@ -132,7 +132,7 @@ def test_a_queue_of_limited_length_refuses_with_a_time_to_come_back(server) -> N
 
 
 def test_a_503_is_tried_again_until_it_is_good(server, tmp_path: Path) -> None:
-    with httpx.Client(base_url=server.address, timeout=30) as client:
+    with httpx.Client(base_url=server.address, timeout=60) as client:
         log = str(tmp_path / "tries")
         id = submit(client, {"log": log}, "/flaky")
         assert wait(client, id)["error"] is None
@@ -145,13 +145,13 @@ def test_a_503_is_tried_again_until_it_is_good(server, tmp_path: Path) -> None:
 
 def test_what_ran_when_the_server_was_killed_is_run_again_at_once(server, tmp_path: Path) -> None:
     log = tmp_path / "steps"
-    with httpx.Client(base_url=server.address, timeout=30) as client:
+    with httpx.Client(base_url=server.address, timeout=60) as client:
         id = submit(client, {"seconds": 1, "log": str(log)}, "/work")
         with client.stream("GET", f"{APP}/requests/{id}/status/stream") as events:
             next(line for line in events.iter_lines() if "IN_PROGRESS" in line)
             server.end(signal.SIGKILL)
     server.start()
-    with httpx.Client(base_url=server.address, timeout=30) as client:
+    with httpx.Client(base_url=server.address, timeout=60) as client:
         assert wait(client, id)["error"] is None
         assert "pid" in client.get(f"{APP}/requests/{id}").json()
 
@@ -169,7 +169,7 @@ def test_a_caller_of_run_who_hangs_up_stops_the_work(server, tmp_path: Path) -> 
         caller.sendall(request.encode())
         while "step" not in log.read_text():
             pass
-    with httpx.Client(base_url=server.address, timeout=30) as client:
+    with httpx.Client(base_url=server.address, timeout=60) as client:
         # All four slots are free again: four calls run side by side.
         with ThreadPoolExecutor(4) as pool:
             answers = pool.map(
@@ -183,7 +183,7 @@ def test_a_caller_of_run_who_hangs_up_stops_the_work(server, tmp_path: Path) -> 
 
 def test_a_server_lets_only_so_many_wait(start_server) -> None:
     server = start_server(f"{PROGRAM}::QueueApp", {"POLYRANK_MAX_QUEUED": "3"})
-    with httpx.Client(base_url=server.address, timeout=30) as client:
+    with httpx.Client(base_url=server.address, timeout=60) as client:
         running = []
         for _ in range(4):  # takes all slots
             running.append(submit(client, {"seconds": 60}, "/work"))
@@ -201,7 +201,7 @@ def test_a_server_lets_only_so_many_wait(start_server) -> None:
 
 def test_an_app_is_not_given_its_callers_secrets(server) -> None:
     secrets = {"authorization": "Key id:secret", "cookie": "session=1", "x-own": "mine"}
-    with httpx.Client(base_url=server.address, timeout=30, headers=secrets) as client:
+    with httpx.Client(base_url=server.address, timeout=60, headers=secrets) as client:
         direct = client.post("/run/local/queue-app/caller", json={}).json()
         id = submit(client, {}, "/caller")
         wait(client, id)

@@ -22,7 +22,7 @@ def servers(postgres_url: str) -> Iterator[list[ServerProcess]]:
 
 def wait(address: str, id: str) -> None:
     """Waits at a server until a request is done, wherever it runs."""
-    with httpx.stream("GET", f"{address}{APP}/requests/{id}/status/stream", timeout=30) as events:
+    with httpx.stream("GET", f"{address}{APP}/requests/{id}/status/stream", timeout=60) as events:
         for line in events.iter_lines():
             assert "FAILED" not in line
 
@@ -53,7 +53,7 @@ def test_a_cancel_at_one_stops_what_the_other_runs(servers: list[ServerProcess])
     ids = submit(first.address, 8, {"seconds": 60})  # both have four slots
     for id in ids:
         url = f"{first.address}{APP}/requests/{id}/status/stream"
-        with httpx.stream("GET", url, timeout=30) as events:
+        with httpx.stream("GET", url, timeout=60) as events:
             next(line for line in events.iter_lines() if "IN_PROGRESS" in line)
     for id in ids:
         answer = httpx.put(f"{second.address}{APP}/requests/{id}/cancel")
@@ -68,7 +68,7 @@ def test_what_a_killed_server_ran_the_other_runs_again(servers: list[ServerProce
     ids = submit(first.address, 8, {"seconds": 4})
     for id in ids:
         url = f"{second.address}{APP}/requests/{id}/status/stream"
-        with httpx.stream("GET", url, timeout=30) as events:
+        with httpx.stream("GET", url, timeout=60) as events:
             next(line for line in events.iter_lines() if "IN_PROGRESS" in line)
     first.end(signal.SIGKILL)
     for id in ids:

@@ -49,7 +49,7 @@ class Receiver:
         return await self.answer()
 
     async def next(self) -> tuple[dict[str, str], bytes]:
-        return await asyncio.wait_for(self.got.get(), 30)
+        return await asyncio.wait_for(self.got.get(), 60)
 
     async def next_body(self) -> Any:
         return json.loads((await self.next())[1])
@@ -72,7 +72,7 @@ async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     }
     async with (
         platform(tmp_path / "polyrank.db", **options) as (_, address),
-        httpx.AsyncClient(base_url=address, timeout=30) as client,
+        httpx.AsyncClient(base_url=address, timeout=60) as client,
     ):
         yield client
 
@@ -87,7 +87,7 @@ async def submit(client: httpx.AsyncClient, url: str, body: Any = None, path: st
 
 async def state(client: httpx.AsyncClient, id: str, wanted: str) -> dict[str, Any]:
     """How telling stands, once that is as wanted."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             answer = await client.get(f"{QUEUE}/requests/{id}/webhook")
             told: dict[str, Any] = answer.json()
@@ -254,7 +254,7 @@ async def test_receivers_in_private_networks_are_told_nothing(
 ) -> None:
     async with (
         platform(tmp_path / "polyrank.db") as (_, address),
-        httpx.AsyncClient(base_url=address, timeout=30) as client,
+        httpx.AsyncClient(base_url=address, timeout=60) as client,
     ):
         for url in (receiver.url, receiver.url.replace("127.0.0.1", "localhost")):
             told = await state(client, await submit(client, url), "failed")
@@ -329,7 +329,7 @@ async def test_a_server_killed_while_it_tells_loses_nothing(
 
     receiver.answer = hold
     server, address = await start()
-    async with httpx.AsyncClient(base_url=address, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=address, timeout=60) as client:
         id = await submit(client, receiver.url)
     await receiver.next()  # it is being told right now
     server.send_signal(signal.SIGKILL)
@@ -337,7 +337,7 @@ async def test_a_server_killed_while_it_tells_loses_nothing(
     receiver.answer = receiver.ok
     server, address = await start()
     assert (await receiver.next_body())["request_id"] == id
-    async with httpx.AsyncClient(base_url=address, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=address, timeout=60) as client:
         assert (await state(client, id, "delivered"))["last_status"] == 200
     never.set()
     server.send_signal(signal.SIGTERM)

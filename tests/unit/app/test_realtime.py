@@ -356,7 +356,7 @@ async def test_a_caller_who_goes_ends_the_stream() -> None:
         async with Caller(address, "/forever") as caller:
             await caller.send(*numbers(1))
             await app.begun.wait()
-        await asyncio.wait_for(app.ended.wait(), 5)
+        await asyncio.wait_for(app.ended.wait(), 60)
 
 
 @pytest.mark.parametrize("path", ["/forever-in-a-thread", "/work-in-a-thread"])
@@ -366,11 +366,11 @@ async def test_a_caller_who_breaks_off_ends_what_a_thread_does(path: str) -> Non
         async with Caller(address, path) as caller:
             await caller.send(*numbers(1))
             if path == "/work-in-a-thread":
-                assert await asyncio.to_thread(app.thread_began.wait, 5)
+                assert await asyncio.to_thread(app.thread_began.wait, 60)
             else:
                 await caller.socket.recv()
             caller.socket.transport.abort()
-        assert await asyncio.to_thread(app.thread_ended.wait, 5)
+        assert await asyncio.to_thread(app.thread_ended.wait, 60)
 
 
 async def test_text_is_read_as_json_and_written_where_the_endpoint_says_so() -> None:

@@ -337,20 +337,20 @@ async def test_a_caller_who_hangs_up_ends_the_work(path: str) -> None:
     async with on_a_socket(app) as address:
         async with httpx.AsyncClient() as client:
             request = asyncio.create_task(client.post(address + path))
-            await asyncio.wait_for(app.began.wait(), 5)
+            await asyncio.wait_for(app.began.wait(), 60)
             request.cancel()
             await asyncio.gather(request, return_exceptions=True)
-        await asyncio.wait_for(app.ended.wait(), 5)
+        await asyncio.wait_for(app.ended.wait(), 60)
 
 
 async def test_a_caller_who_hangs_up_ends_a_plain_method_at_its_checkpoint() -> None:
     app = Example()
     async with on_a_socket(app) as address, httpx.AsyncClient() as client:
         request = asyncio.create_task(client.post(f"{address}/wait-in-a-thread"))
-        assert await asyncio.to_thread(app.thread_began.wait, 5)
+        assert await asyncio.to_thread(app.thread_began.wait, 60)
         request.cancel()
         await asyncio.gather(request, return_exceptions=True)
-        assert await asyncio.to_thread(app.thread_ended.wait, 5)
+        assert await asyncio.to_thread(app.thread_ended.wait, 60)
 
 
 async def test_cancel_on_disconnect_of_the_reference_platform_needs_nothing_more() -> None:
@@ -365,10 +365,10 @@ async def test_cancel_on_disconnect_of_the_reference_platform_needs_nothing_more
     async with on_a_socket(Watching()) as address:
         async with httpx.AsyncClient() as client:
             call = asyncio.create_task(client.post(address))
-            await asyncio.wait_for(app.began.wait(), 5)
+            await asyncio.wait_for(app.began.wait(), 60)
             call.cancel()
             await asyncio.gather(call, return_exceptions=True)
-        await asyncio.wait_for(app.ended.wait(), 5)
+        await asyncio.wait_for(app.ended.wait(), 60)
 
 
 async def test_a_websocket_knows_its_request_and_either_side_closes_it() -> None:
@@ -385,7 +385,7 @@ async def test_a_websocket_knows_its_request_and_either_side_closes_it() -> None
         app.ended.clear()
         async with connect(url) as socket:
             await socket.recv()
-        await asyncio.wait_for(app.ended.wait(), 5)
+        await asyncio.wait_for(app.ended.wait(), 60)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def watched(previewer: Previewer, paint: Any, pipeline: Any, steps: int, **optio
             watch(*step)
             previewer._thread.put = before
             if begun:
-                assert arrived.acquire(timeout=30)
+                assert arrived.acquire(timeout=60)
             return {}
 
         picture = paint(pipeline, num_inference_steps=steps, callback_on_step_end=on_step_end)
