@@ -143,7 +143,7 @@ def test_everything_reaches_a_server_that_speaks_https(tmp_path: Path) -> None:
             env={**os.environ, "SSL_CERT_FILE": str(tmp_path / "tls" / "ca.pem")},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
         )
         assert ended.returncode == 0, ended.stderr
         assert "'number': 12" in ended.stdout.replace('"', "'")
@@ -222,7 +222,7 @@ print(fal_client.upload(b"c", "text/plain", repository="fal"))
         [*POLYRANK, "exec", "--url", sockets, "--", sys.executable, "-W", "ignore", "-c", program],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     assert ended.returncode == 0, ended.stderr
     *squares, first, second = ended.stdout.splitlines()
