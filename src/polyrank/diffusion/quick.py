@@ -34,17 +34,15 @@ def quicken(pipeline: Any, on_end: Callable[[], None]) -> None:
             if _is_offloaded(self.unet):
                 device: torch.device = super()._execution_device
                 return device
-            at: torch.device = next(self.unet.parameters()).device  # its own `device` walks too
-            return at
+            return _place(self.unet)
 
         if hasattr(stock, "encode_prompt"):
 
             @functools.wraps(stock.encode_prompt)
             def encode_prompt(self, *arguments: Any, **named: Any) -> Any:
                 # LoRAs, too, are looked for in all modules.
-                if _is_offloaded(self.unet) or named.get("lora_scale") is not None:
-                    return super().encode_prompt(*arguments, **named)
-                with _whole_encoders(self):
+                walks = _is_offloaded(self.unet) or named.get("lora_scale") is not None
+                with contextlib.nullcontext() if walks else _whole_encoders(self):
                     return super().encode_prompt(*arguments, **named)
 
     Quick.__name__, Quick.__qualname__ = stock.__name__, stock.__qualname__
@@ -55,6 +53,11 @@ def quicken(pipeline: Any, on_end: Callable[[], None]) -> None:
 def _is_offloaded(unet: nn.Module) -> bool:
     """Whether modules of the pipeline are: if the UNet is not, none is."""
     return hasattr(unet, "_hf_hook") or hasattr(unet, "_diffusers_hook")
+
+
+def _place(model: nn.Module) -> torch.device:
+    """Where a model is; its own ``device`` may walk, too."""
+    return next(model.parameters()).device
 
 
 class _Whole:
@@ -75,8 +78,16 @@ class _Whole:
 
 @contextlib.contextmanager
 def _whole_encoders(pipeline: Any) -> Iterator[None]:
+    """Puts those encoders in the place of the pipeline's, for a while.
+
+    One that is not where the UNet is may be offloaded by itself, and is asked as before.
+    """
     parts = vars(pipeline)  # setting an attribute would write it into the pipeline's configuration
-    encoders = {name: parts[name] for name in TEXT_ENCODERS if parts.get(name) is not None}
+    found = {name: parts.get(name) for name in TEXT_ENCODERS}
+    at = _place(pipeline.unet)
+    encoders = {
+        name: each for name, each in found.items() if each is not None and _place(each) == at
+    }
     parts.update({name: _Whole(encoder) for name, encoder in encoders.items()})
     try:
         yield

@@ -82,6 +82,20 @@ def test_a_call_does_not_ask_every_module_where_it_is(
         monkeypatch.setattr(part, "modules", lambda: pytest.fail("it walked"))
     paint(pipeline, num_inference_steps=1)
     assert (pipeline.text_encoder, pipeline.text_encoder_2) == encoders
+    assert pipeline._execution_device == torch.device("cpu")
+
+
+def test_encoders_that_are_not_where_the_unet_is_are_still_asked(
+    pipeline: Any, monkeypatch: Any
+) -> None:
+    """They may be offloaded by themselves."""
+    optimize(pipeline)
+    pipeline.unet.to("meta")
+    asked = []
+    for encoder in (pipeline.text_encoder, pipeline.text_encoder_2):
+        monkeypatch.setattr(encoder, "modules", lambda at=encoder: asked.append(at) or iter(()))
+    pipeline.encode_prompt("a circle", device=torch.device("cpu"))
+    assert set(asked) == {pipeline.text_encoder, pipeline.text_encoder_2}
 
 
 def test_loras_are_scaled_in_the_encoders_themselves(pipeline: Any, monkeypatch: Any) -> None:
