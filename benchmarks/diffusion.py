@@ -21,7 +21,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,23 +164,14 @@ class Bench(DistributedWorker):
         import torch.distributed as dist
 
         self.kernels(size, 1)  # starting the profiler takes each rank another while
-        few, many = (self.kernels(size, steps) for steps in PROFILED_STEPS)
-        steps = PROFILED_STEPS[1] - PROFILED_STEPS[0]
-        each = {kind: (many[kind] - few[kind]) / steps for kind in few}
-        mine = {kind: (each[kind], few[kind] - PROFILED_STEPS[0] * each[kind]) for kind in few}
+        mine = split(*(self.kernels(size, steps) for steps in PROFILED_STEPS))
         everyone: list[Any] = [None] * self.world_size
         dist.all_gather_object(everyone, mine)
         return everyone
 
-    def waits(self) -> dict[str, tuple[float, int]]:
+    def waits(self) -> dict[str, tuple[float, float]]:
         """Where the host waits for the GPU: how often in a step, and in all but the steps."""
-        few, many = (self.waits_of(steps) for steps in PROFILED_STEPS)
-        steps = PROFILED_STEPS[1] - PROFILED_STEPS[0]
-        each = {where: (many[where] - few[where]) / steps for where in few | many}
-        return {
-            where: (often, few[where] - round(PROFILED_STEPS[0] * often))
-            for where, often in each.items()
-        }
+        return split(*(self.waits_of(steps) for steps in PROFILED_STEPS))
 
     def waits_of(self, steps: int) -> Counter[str]:
         """Where the host waited in a picture with previews of every step, and how often."""
@@ -217,6 +208,17 @@ class Bench(DistributedWorker):
         return spent
 
 
+def split(few: Mapping[str, float], many: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """What was counted in pictures of PROFILED_STEPS, as that of a step and that of the rest."""
+    steps = PROFILED_STEPS[1] - PROFILED_STEPS[0]
+    found = {}
+    for kind in {**few, **many}:
+        begin = few.get(kind, 0)
+        each = (many.get(kind, 0) - begin) / steps
+        found[kind] = (each, begin - PROFILED_STEPS[0] * each)
+    return found
+
+
 @dataclass
 class Row:
     """A line of the table."""
@@ -242,7 +244,7 @@ class Table:
         self.rows: list[Row] = []
         # By who paints: for every rank, where a step's microseconds go.
         self.spent: dict[str, list[dict[str, tuple[float, float]]]] = {}
-        self.waits: dict[str, tuple[float, int]] = {}
+        self.waits: dict[str, tuple[float, float]] = {}
 
     async def do(self, act: str, **options: Any) -> Any:
         """Has every rank do something; rank 0's answer."""
@@ -448,7 +450,7 @@ def report(table: Table, args: argparse.Namespace) -> None:
         print("\nWhere the host of rank 0 waits for its GPU, with previews of every step:\n")
         print("| where | times in a step | in a picture's rest |\n|---|---|---|")
         for where, (each, rest) in sorted(table.waits.items()):
-            print(f"| {where} | {each:.2f} | {rest} |")
+            print(f"| {where} | {each:.2f} | {rest:.0f} |")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

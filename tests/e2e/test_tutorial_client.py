@@ -10,10 +10,9 @@ from polyrank_program import POLYRANK, ROOT, Program
 
 TUTORIAL = ROOT.parent / "shared" / "seed" / "tutorial.txt"
 
-pytestmark = [
-    pytest.mark.skipif(not TUTORIAL.exists(), reason="the tutorial is not beside this checkout"),
-    pytest.mark.timeout(300),  # two programs, and pictures of 30 steps
-]
+pytestmark = pytest.mark.skipif(
+    not TUTORIAL.exists(), reason="the tutorial is not beside this checkout"
+)
 
 
 def program(heading: str, end: str) -> str:
