@@ -35,7 +35,7 @@ from polyrank.distributed import DistributedRunner, DistributedWorker
 KERNELS = {
     "exchanges, waiting included": r"_exchange|nccl",
     "attention": r"sdpa|flash|fmha",
-    "convolutions": r"implicit_gemm|fprop|conv2d|cudnn.*conv",
+    "convolutions": r"implicit_gemm|fprop|conv2d|cudnn.*conv|Convolution_object",
     "products": r"nvjet|gemm|quack|cublas|splitK",
     "norms, activations, sums": r"triton|layer_norm",
     "memsets and copies": r"Memset|Memcpy",

@@ -15,14 +15,15 @@ from typing import Any
 
 from polyrank.distributed import DistributedRunner, DistributedWorker
 
-# Bytes of a share: moments of a norm, those with edges of SDXL's levels, keys and values.
+# Rows of a share and bytes of a row: moments of a norm, those with edges of SDXL's levels, keys and
+# values. What has several rows is a part of as many that are half as long again, with the queries.
 SHARES = {
-    "moments of a norm": 256,
-    "moments and edges, 128 x 320": 256 + 4 * 2 * 128 * 320,
-    "edges, 128 x 320, float16": 2 * 2 * 128 * 320,
-    "keys and values, 512 x 1280": 2 * 2 * 512 * 1280,
-    "keys and values, 2048 x 640": 2 * 2 * 2048 * 640,
-    "keys and values, 8192 x 640": 2 * 2 * 8192 * 640,
+    "moments of a norm": (1, 256),
+    "moments and edges, 128 x 320": (1, 256 + 4 * 2 * 128 * 320),
+    "edges, 128 x 320, float16": (1, 2 * 2 * 128 * 320),
+    "keys and values, 512 x 1280": (512, 2 * 2 * 1280),
+    "keys and values, 2048 x 640": (2048, 2 * 2 * 640),
+    "keys and values, 8192 x 640": (8192, 2 * 2 * 640),
 }
 CHAIN = 50
 REPLAYS = 10
@@ -44,14 +45,18 @@ class Measured(DistributedWorker):
         if symmetric:
             exchange = SymmetricExchange(group, self.device, exchange)
         found = []
-        for size in SHARES.values():
-            share = torch.zeros(size // 4, device=self.device)
+        for rows, size in SHARES.values():
+            width = size // 4
+            whole = torch.zeros(rows, width if rows == 1 else width * 3 // 2, device=self.device)
+            share = whole[:, -width:]
             replay, gathered = self.record(exchange, share)
             right = True
             for _ in range(REPLAYS):
                 share.normal_()
-                expected = [torch.empty_like(share) for _ in range(self.world_size)]
-                dist.all_gather(expected, share)
+                expected = [
+                    torch.empty(rows, width, device=self.device) for _ in range(self.world_size)
+                ]
+                dist.all_gather(expected, share.contiguous())
                 replay()
                 right &= bool(torch.equal(gathered[-1], torch.stack(expected)))
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -88,9 +93,9 @@ async def measure(ranks: int) -> None:
         f"{ranks} ranks; microseconds of an exchange inside a graph\n\n"
         "| a rank's share | bytes | NCCL | symmetric memory |\n|---|---|---|---|"
     )
-    for (name, size), over_nccl, by_memory in zip(SHARES.items(), nccl, own, strict=True):
+    for (name, (rows, row)), over_nccl, by_memory in zip(SHARES.items(), nccl, own, strict=True):
         cells = [f"{us:.1f}{'' if right else ' WRONG'}" for us, right in (over_nccl, by_memory)]
-        print(f"| {name} | {size} | {cells[0]} | {cells[1]} |")
+        print(f"| {name} | {rows * row} | {cells[0]} | {cells[1]} |")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -32,7 +32,9 @@ KERNELS = "kernels"
 # The modules whose code ends up in one.
 CODE_FILES = (
     "attention.py",
+    "borders.py",
     "compile.py",
+    "convolutions.py",
     "cores.py",
     "divided.py",
     "exchange.py",
@@ -115,8 +117,8 @@ class ArtifactCache:
 
     @property
     def kernels(self) -> Path:
-        """Where kernels are kept that several artifacts use."""
-        return self.folder / KERNELS
+        """Where kernels are kept that several artifacts use; they, too, are polyrank's code."""
+        return self.folder / f"{KERNELS}-{_digest_of_package()}"
 
     def path(self, recipe: Recipe) -> Path:
         """Where the recipe's artifact is, or would be."""

@@ -14,6 +14,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from torch import Tensor, nn
 
 from polyrank.diffusion.attention import TextProjection, fuse_decoder, fuse_unet
+from polyrank.diffusion.borders import draw_borders
 from polyrank.diffusion.divided import Division, RowCore
 from polyrank.diffusion.hopper import PAIRED, paired, use_kernels
 from polyrank.diffusion.norms import spread_norms
@@ -148,6 +149,7 @@ def build(
     core = _build_whole(kind, config, added)
     if hopper:
         use_kernels(core)
+        draw_borders(core)
     if ranks > 1:
         return RowCore(core, Division(core), Rows(ranks))
     fuse_upsamplers(core)

@@ -3,7 +3,7 @@
 A convolution needs a row of each neighbour, a group norm the sums of all ranks, self-attention
 everybody's keys and values; all else looks at one place of the picture at a time. Where a
 convolution follows a norm, the norm exchanges the edges together with its sums, and hands on a
-band that is a row higher at either end.
+band that is a row higher at either end (and a column wider, with a border; see borders.py).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
-from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
+from polyrank.diffusion.borders import border_of, norms_before_convolutions
 from polyrank.diffusion.norms import coefficients, moments, normalize
 from polyrank.diffusion.rows import Rows
 from polyrank.errors import UnsupportedPipeline
@@ -30,7 +30,7 @@ class Division:
 
     def __init__(self, model: nn.Module) -> None:
         self.rows: Rows | None = None
-        followed = set(_norms_before_convolutions(model))
+        followed = set(norms_before_convolutions(model))
         fed = {convolution for _, convolution in followed}
         reaching = {norm for norm, _ in followed}
         for name, part in model.named_modules():
@@ -81,18 +81,6 @@ class RowCore(nn.Module):
         return output
 
 
-def _norms_before_convolutions(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
-    """Pairs with nothing between them but an activation that leaves zeros zeros."""
-    for part in model.modules():
-        if isinstance(part, ResnetBlock2D):
-            if part.upsample is None and part.downsample is None:
-                yield part.norm1, part.conv1
-            if part.time_embedding_norm != "scale_shift":  # which turns zeros into something else
-                yield part.norm2, part.conv2
-        if isinstance(last := getattr(part, "conv_norm_out", None), nn.GroupNorm):
-            yield last, part.conv_out
-
-
 def _check(name: str, convolution: nn.Conv2d) -> None:
     plain = (
         convolution.kernel_size == (3, 3)
@@ -114,6 +102,9 @@ def _convolve(convolution: nn.Conv2d, band: Tensor, rows: Rows) -> Tensor:
 
 
 def _convolve_extended(convolution: nn.Conv2d, extended: Tensor, rows: Rows) -> Tensor:
+    border = border_of(convolution)
+    if border is not None and border.is_drawn:
+        return border.convolve(extended)
     # With a stride of 2 the row below the band is one too many, and is not looked at.
     return F.conv2d(
         extended, convolution.weight, convolution.bias, convolution.stride, padding=(0, 1)
@@ -134,4 +125,8 @@ def _norm_and_extend(norm: nn.GroupNorm, band: Tensor, rows: Rows) -> Tensor:
     # Pictures in front, as everywhere else: [pictures, channels, 2, width].
     normed = normalize(touching.permute(1, 2, 0, 3), applied).to(band.dtype)
     touching = rows.kept(normed.permute(2, 0, 1, 3))
-    return rows.extend(normalize(band, applied), touching)
+    extended = rows.extend(normalize(band, applied), touching)
+    border = border_of(norm)
+    if border is not None and border.draw_for(band):
+        return F.pad(extended, (1, 1))
+    return extended

@@ -30,8 +30,8 @@ class GroupExchange:
 
     def __call__(self, share: Tensor) -> Tensor:
         """[ranks, *share.shape]."""
-        everyone = share.new_empty((self._ranks, *share.shape))
-        _all_gather(everyone.view(-1), share.view(-1), group=self._group)
+        everyone = torch.empty((self._ranks, *share.shape), dtype=share.dtype, device=share.device)
+        _all_gather(everyone.view(-1), share.contiguous().view(-1), group=self._group)
         return everyone
 
 
@@ -58,7 +58,7 @@ def gather(share: Tensor, number: Tensor, ranks: int) -> Tensor:
     which = int(number)
     if which == NOBODY:
         return torch.stack([share] * ranks)
-    return _open[which](share.contiguous())
+    return _open[which](share)
 
 
 @gather.register_fake

@@ -1,8 +1,9 @@
 """Kernels for Hopper GPUs, by quack and FlashAttention 4, as operators that torch can export.
 
 quack applies a gate to the sums of a product before they leave the processor, so what a gate reads
-is never written to memory. FlashAttention 4 cuts short sequences into pieces that fill the GPU.
-Both are in ``polyrank[hopper]``. Elsewhere the operators are the formulas that they stand for.
+is never written to memory; convolutions are products of quack's here, too. FlashAttention 4 cuts
+short sequences into pieces that fill the GPU. Both are in ``polyrank[hopper]``. Elsewhere the
+operators are the formulas that they stand for.
 """
 
 from __future__ import annotations
@@ -124,6 +125,32 @@ def wide_product(batch: Tensor, weight: Tensor) -> Tensor:
 @wide_product.register_fake
 def _(batch: Tensor, weight: Tensor) -> Tensor:
     return batch.new_empty(batch.shape[0], weight.shape[0])
+
+
+@torch.library.custom_op("polyrank::convolution", mutates_args=())
+def convolution(bordered: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A convolution of 3x3 of pictures that have a border, with what is in it.
+
+    Args:
+        bordered: [pictures, height + 2, width + 2, inputs].
+        weight: [outputs, inputs, 3, 3]; the inputs are next to each other in memory.
+        bias: [outputs].
+
+    Returns:
+        [pictures, height, width, outputs].
+    """
+    if bordered.device.type != "cuda":
+        convolved = F.conv2d(bordered.permute(0, 3, 1, 2), weight, bias)
+        return convolved.permute(0, 2, 3, 1).contiguous()
+    from polyrank.diffusion import convolutions  # needs quack
+
+    return convolutions.convolve(bordered, weight, bias)
+
+
+@convolution.register_fake
+def _(bordered: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    pictures, height, width, _ = bordered.shape
+    return bordered.new_empty(pictures, height - 2, width - 2, weight.shape[0])
 
 
 @torch.library.custom_op("polyrank::attention", mutates_args=())

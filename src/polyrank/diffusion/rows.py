@@ -42,7 +42,7 @@ class Rows(nn.Module):
 
     def gather(self, share: Tensor) -> Tensor:
         """[ranks, *share.shape]: everybody's."""
-        everyone: Tensor = gather(share.contiguous(), self.number, self.ranks)
+        everyone: Tensor = gather(share, self.number, self.ranks)
         return everyone
 
     def agree(self, ready: bool) -> bool:

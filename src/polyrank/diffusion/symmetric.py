@@ -49,34 +49,51 @@ class SymmetricExchange:
     def __call__(self, share: Tensor) -> Tensor:
         """[ranks, *share.shape]."""
         size = share.numel() * share.element_size()
-        words = size // 4
         if size % ALIGNED:
             return self._others(share)
-        if share.data_ptr() % ALIGNED:
-            share = share.clone()
-        everyone = share.new_empty((self._ranks, *share.shape))
-        source, target = share.view(-1).view(torch.int32), everyone.view(-1).view(torch.int32)
+        row, pitch = _rows_of(share)
+        if row % ALIGNED or pitch % ALIGNED or share.data_ptr() % ALIGNED:
+            share, row, pitch = share.clone(memory_format=torch.contiguous_format), size, size
+        everyone = torch.empty((self._ranks, *share.shape), dtype=share.dtype, device=share.device)
+        source = (share.view(-1) if row == pitch else share).view(torch.int32)
+        target = everyone.view(-1).view(torch.int32)
+        words = size // 4
         for start in range(0, words, LARGEST):
-            self._launch(source[start:], target[start:], min(LARGEST, words - start), words)
+            count = min(LARGEST, words - start)
+            blocks = min(BLOCKS, triton.cdiv(count, SMALL))
+            _exchange[(blocks,)](
+                source,
+                target,
+                self._memories,
+                self._turns,
+                start,
+                count,
+                words,
+                triton.cdiv(triton.cdiv(count, blocks), SMALL) * SMALL,
+                self._rank,
+                ROW=0 if row == pitch else row // 4,
+                PITCH=0 if row == pitch else pitch // 4,
+                RANKS=self._ranks,
+                PIECE=PIECE,
+                BLOCKS=BLOCKS,
+                STEP=STEP,
+                num_warps=WARPS,
+            )
         return everyone
 
-    def _launch(self, share: Tensor, everyone: Tensor, words: int, apart: int) -> None:
-        blocks = min(BLOCKS, triton.cdiv(words, SMALL))
-        _exchange[(blocks,)](
-            share,
-            everyone,
-            self._memories,
-            self._turns,
-            words,
-            apart,
-            triton.cdiv(triton.cdiv(words, blocks), SMALL) * SMALL,
-            self._rank,
-            RANKS=self._ranks,
-            PIECE=PIECE,
-            BLOCKS=BLOCKS,
-            STEP=STEP,
-            num_warps=WARPS,
-        )
+
+def _rows_of(share: Tensor) -> tuple[int, int]:
+    """Bytes of a row of ``share``, and from one row to the next; as few rows as it has.
+
+    (1, 1): it has no rows at equal distances.
+    """
+    if share.is_contiguous():
+        return share.numel() * share.element_size(), share.numel() * share.element_size()
+    strides = share.stride()
+    even = all(strides[at] == share.shape[at + 1] * strides[at + 1] for at in range(share.ndim - 2))
+    if share.ndim < 2 or strides[-1] != 1 or not even:
+        return 1, 1
+    return share.shape[-1] * share.element_size(), strides[-2] * share.element_size()
 
 
 @triton.jit(do_not_specialize=["rank"])
@@ -85,36 +102,43 @@ def _exchange(
     everyone,
     memories,
     turns,
+    start,
     words,
     apart,
     piece,
     rank,
+    ROW: tl.constexpr,
+    PITCH: tl.constexpr,
     RANKS: tl.constexpr,
     PIECE: tl.constexpr,
     BLOCKS: tl.constexpr,
     STEP: tl.constexpr,
 ):
-    """Writes the share to all others and, into ``everyone``, what all others wrote here.
+    """Writes the words from ``start`` of the share to all others and, into ``everyone``, what all
+    others wrote here.
 
-    There the words of one rank are ``apart`` from those of the next.
+    There the words of one rank are ``apart`` from those of the next. In the share a row of ROW
+    words begins PITCH words after the one before; without ROW it is one row.
     """
     block = tl.program_id(0)
     turn = tl.load(turns + block) + 1
     begin = block * piece
-    end = min(begin + piece, words)
+    count = min(begin + piece, words) - begin
+    first = start + begin
     # Where the piece of a rank lies in the memory of all others.
     buffer = ((turn & 1) * RANKS * BLOCKS + block) * PIECE
     flags = 2 * RANKS * BLOCKS * PIECE + block
     for step in tl.static_range(1, RANKS):
         other = (rank + step) % RANKS
         memory = tl.load(memories + other).to(tl.pointer_type(tl.int32))
-        _copy(share + begin, memory + buffer + rank * BLOCKS * PIECE, end - begin, STEP)
+        place = memory + buffer + rank * BLOCKS * PIECE
+        _copy(share, first, place, count, ROW, PITCH, STEP)
     tl.debug_barrier()
     for step in tl.static_range(1, RANKS):
         other = (rank + step) % RANKS
         memory = tl.load(memories + other).to(tl.pointer_type(tl.int32))
         tl.atomic_xchg(memory + flags + rank * BLOCKS, turn, sem="release", scope="sys")
-    _copy(share + begin, everyone + rank * apart + begin, end - begin, STEP)
+    _copy(share, first, everyone + rank * apart + first, count, ROW, PITCH, STEP)
     own = tl.load(memories + rank).to(tl.pointer_type(tl.int32))
     for step in tl.static_range(1, RANKS):
         other = (rank + step) % RANKS
@@ -126,17 +150,28 @@ def _exchange(
     for step in tl.static_range(1, RANKS):
         other = (rank + step) % RANKS
         piece_of_other = own + buffer + other * BLOCKS * PIECE
-        _copy(piece_of_other, everyone + other * apart + begin, end - begin, STEP)
+        _copy(piece_of_other, 0, everyone + other * apart + first, count, 0, 0, STEP)
     tl.store(turns + block, turn)
 
 
 @triton.jit
-def _copy(source, target, words, STEP: tl.constexpr):
+def _copy(
+    source,
+    first,
+    target,
+    words,
+    ROW: tl.constexpr,
+    PITCH: tl.constexpr,
+    STEP: tl.constexpr,
+):
     source = tl.multiple_of(source, 16)
     target = tl.multiple_of(target, 16)
     each = tl.arange(0, STEP)
     for at in range(0, words, STEP):
         mask = at + each < words
+        word = first + at + each
+        if ROW:
+            word = word // ROW * PITCH + word % ROW
         # Past the nearest cache, which does not see what other GPUs write.
-        value = tl.load(source + at + each, mask=mask, cache_modifier=".cg")
+        value = tl.load(source + word, mask=mask, cache_modifier=".cg")
         tl.store(target + at + each, value, mask=mask)

@@ -44,7 +44,7 @@ class Share:
 
     def whole(self, mine: Tensor) -> Tensor:
         """The batch of whole pictures of which every rank has its part."""
-        parts = self.everyone(mine.contiguous()).unflatten(0, (self.parts, self.bands))
+        parts = self.everyone(mine).unflatten(0, (self.parts, self.bands))
         return parts.permute(0, 2, 3, 1, 4, 5).flatten(3, 4).flatten(0, 1)
 
 

@@ -32,6 +32,13 @@ def test_a_wide_product_is_a_linear_layer() -> None:
     assert torch.allclose(hopper.wide_product(batch, weight), F.linear(batch, weight), atol=1e-6)
 
 
+def test_a_convolution_of_a_bordered_picture_is_one_with_a_padding() -> None:
+    pictures, weight, bias = random(2, 4, 3, 5), random(6, 4, 3, 3, seed=1), random(6, seed=2)
+    expected = F.conv2d(pictures, weight, bias, padding=1).permute(0, 2, 3, 1)
+    bordered = F.pad(pictures, (1, 1, 1, 1)).permute(0, 2, 3, 1)
+    assert torch.allclose(hopper.convolution(bordered, weight, bias), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("keys", [77, 12])
 def test_attention_is_attention(keys: int) -> None:
     heads, half = 2, torch.bfloat16
@@ -57,6 +64,7 @@ def test_torch_checks_what_is_said_about_the_operators() -> None:
         (hopper.gated_product, (random(7, 6), random(8, 6), random(8))),
         (hopper.wide_product, (random(7, 6), random(8, 6))),
         (hopper.attention, (pairs, pairs, pairs)),
+        (hopper.convolution, (random(2, 5, 6, 4), random(3, 4, 3, 3), random(3))),
     ):
         torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
 

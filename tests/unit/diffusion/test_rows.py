@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
+from polyrank.diffusion.borders import draw_borders
 from polyrank.diffusion.cores import fast_decoder, lend_weights
 from polyrank.diffusion.divided import Division, RowCore
 from polyrank.diffusion.rows import Rows
@@ -75,6 +77,25 @@ def test_the_bands_of_a_unet_make_the_whole(unet_core: Any, ranks: int) -> None:
 
     for whole in on_ranks(ranks, compute):
         assert torch.allclose(whole, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("width", "drawn"), [(16, True), (12, False)])
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_bands_with_borders_make_the_whole(ranks: int, width: int, drawn: bool) -> None:
+    torch.manual_seed(0)
+    block = ResnetBlock2D(in_channels=320, temb_channels=8).requires_grad_(False).eval()
+    pictures, times = torch.randn(2, 320, 32, width), torch.randn(2, 8)
+    expected = block(pictures, times)
+    draw_borders(block)
+
+    def compute(rows: Rows) -> Tensor:
+        core = divided(block, rows)
+        whole = rows.whole(core(rows.mine(pictures), times))
+        assert core.core.conv2.border.is_drawn == drawn
+        return whole
+
+    for whole in on_ranks(ranks, compute):
+        assert torch.allclose(whole, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("shrunk", [False, True])

@@ -1,0 +1,94 @@
+"""Zeros around a picture, drawn by the norm before a convolution instead of in a pass of their own.
+
+Convolutions of 3x3 look one place beyond a picture on each side. Some kernels want to find zeros
+there. What a norm hands on is written once, with the activation after it, by compiled code; so are
+the zeros around it, which the activation leaves as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch.nn.functional as F
+from diffusers.models.resnet import ResnetBlock2D
+from torch import Tensor, nn
+
+from polyrank.diffusion import hopper
+
+# The attribute of a norm, and of the convolution after it, that has their Border.
+BORDER = "border"
+# Channels that the kernel reads at once; those that a block of it makes divide by OUTPUTS.
+INPUTS = 64
+OUTPUTS = 80
+# Places of a picture that a block computes: whole rows of it, or parts of one row.
+PLACES = 128
+
+
+class Border:
+    """What a norm and the convolution after it agree on for each picture."""
+
+    def __init__(self, norm: nn.GroupNorm, convolution: nn.Conv2d) -> None:
+        self._norm = norm
+        self._convolution = convolution
+        self.is_drawn = False
+        for layer, forward in ((norm, self._normalize), (convolution, self._convolve)):
+            layer.forward = forward
+            setattr(layer, BORDER, self)
+
+    def draw_for(self, pictures: Tensor) -> bool:
+        """Whether the norm is to draw it around these, as the convolution then expects."""
+        height, width = pictures.shape[2:]
+        rows = PLACES // width if PLACES % width == 0 else 1
+        self.is_drawn = (width % PLACES == 0 or PLACES % width == 0) and height % rows == 0
+        return self.is_drawn
+
+    def convolve(self, bordered: Tensor) -> Tensor:
+        """The convolution of pictures with their border."""
+        channels_last = bordered.permute(0, 2, 3, 1).contiguous()
+        weight, bias = self._convolution.weight, self._convolution.bias
+        convolved: Tensor = hopper.convolution(channels_last, weight, bias)
+        return convolved.permute(0, 3, 1, 2)
+
+    def _normalize(self, pictures: Tensor) -> Tensor:
+        normed: Tensor = nn.GroupNorm.forward(self._norm, pictures)
+        return F.pad(normed, (1, 1, 1, 1)) if self.draw_for(pictures) else normed
+
+    def _convolve(self, pictures: Tensor) -> Tensor:
+        if self.is_drawn:
+            return self.convolve(pictures)
+        convolved: Tensor = nn.Conv2d.forward(self._convolution, pictures)
+        return convolved
+
+
+def draw_borders(model: nn.Module) -> None:
+    """Gives the norms and convolutions of ``model`` their Border, where the kernel fits."""
+    for norm, convolution in norms_before_convolutions(model):
+        if _is_wide(convolution):
+            Border(norm, convolution)
+
+
+def border_of(layer: nn.Module) -> Border | None:
+    """The border that a norm, or a convolution, shares with another layer."""
+    border: Border | None = getattr(layer, BORDER, None)
+    return border
+
+
+def norms_before_convolutions(model: nn.Module) -> Iterator[tuple[nn.GroupNorm, nn.Conv2d]]:
+    """Pairs with nothing between them but an activation that leaves zeros zeros."""
+    for part in model.modules():
+        if isinstance(part, ResnetBlock2D):
+            if part.upsample is None and part.downsample is None:
+                yield part.norm1, part.conv1
+            if part.time_embedding_norm != "scale_shift":  # which turns zeros into something else
+                yield part.norm2, part.conv2
+        if isinstance(last := getattr(part, "conv_norm_out", None), nn.GroupNorm):
+            yield last, part.conv_out
+
+
+def _is_wide(layer: nn.Conv2d) -> bool:
+    plain = (
+        (layer.kernel_size, layer.stride, layer.padding) == ((3, 3), (1, 1), (1, 1))
+        and (layer.dilation, layer.groups, layer.padding_mode) == ((1, 1), 1, "zeros")
+        and layer.bias is not None
+    )
+    return plain and layer.in_channels % INPUTS == 0 and layer.out_channels % OUTPUTS == 0
