@@ -12,9 +12,10 @@ import io
 import math
 import os
 import re
+import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ QUALITY = 95
 START_OF_FRAME, START_OF_SCAN = 0xC0, 0xDA
 END_OF_IMAGE = b"\xff\xd9"
 FIRST_RESTART, RESTARTS = 0xD0, 8
+# Bytes of a restart, and of the end of an image.
+RESTART = 2
 BETWEEN_ROWS = re.compile(rb"\xff[\xd0-\xd7]")
 # Sides of a block with colours at half the resolution, and with all of them.
 HALVED, FULL = 16, 8
@@ -31,22 +34,28 @@ HALVED, FULL = 16, 8
 BAND = 256
 
 
-def encode(picture: Image, quality: int = QUALITY) -> bytes:
-    """A picture as a JPEG that ``join`` can take."""
+def encode(picture: Image, quality: int = QUALITY, *, index: bool = False) -> bytes:
+    """A picture as a JPEG that ``join`` can take.
+
+    With ``index`` the lengths of its rows of blocks are behind it, so that ``join`` does not have
+    to look for them: a millisecond less for each megabyte.
+    """
     # What goes into a grid has to consist of whole blocks.
     options: dict[str, Any] = {"quality": quality, "restart_marker_rows": 1}
     if picture.width % HALVED or picture.height % HALVED:
         options["subsampling"] = "4:4:4"
     colours = picture if picture.mode == "RGB" else picture.convert("RGB")
-    if picture.height <= BAND:
-        return _encode(colours, options)
     width, height = picture.size
-    bands = [
-        colours.crop((0, top, width, min(top + BAND, height))) for top in range(0, height, BAND)
-    ]
-    with ThreadPoolExecutor(len(bands)) as threads:
-        tiles = threads.map(lambda band: _Tile.of(_encode(band, options)), bands)
-        return _splice([[tile] for tile in tiles], width, height)
+    if height <= BAND:
+        tiles = [_Tile.of(_encode(colours, options))]
+    else:
+        bands = [
+            colours.crop((0, top, width, min(top + BAND, height))) for top in range(0, height, BAND)
+        ]
+        with ThreadPoolExecutor(len(bands)) as threads:
+            tiles = list(threads.map(lambda band: _Tile.of(_encode(band, options)), bands))
+    jpeg = _splice([[tile] for tile in tiles], width, height)
+    return jpeg + _index(tiles) if index else jpeg
 
 
 def join(pictures: Sequence[bytes | memoryview], quality: int = QUALITY) -> bytes:
@@ -65,7 +74,7 @@ def join(pictures: Sequence[bytes | memoryview], quality: int = QUALITY) -> byte
     if width % FULL or height % FULL:
         return _join_pixels(pictures, quality)
     if missing := -len(tiles) % columns:
-        tiles += [_Tile.of(_black(width, height, quality))] * missing
+        tiles += [_black(tiles[0], quality)] * missing
     rows = [tiles[first : first + columns] for first in range(0, len(tiles), columns)]
     return _splice(rows, columns * width, len(rows) * height)
 
@@ -97,18 +106,23 @@ class _Tile:
 
     @classmethod
     def of(cls, jpeg: bytes | memoryview) -> _Tile:
-        jpeg = memoryview(jpeg)
+        jpeg, lengths = _without_index(memoryview(jpeg))
         at, size_at = 2, 0
         while jpeg[at + 1] != START_OF_SCAN:
             if jpeg[at + 1] == START_OF_FRAME:
                 size_at = at + 5
             at += 2 + int.from_bytes(jpeg[at + 2 : at + 4])
         at += 2 + int.from_bytes(jpeg[at + 2 : at + 4])
-        between = [found.span() for found in BETWEEN_ROWS.finditer(jpeg, at)]
-        begins = [at, *(end for _, end in between)]
-        ends = [*(begin for begin, _ in between), len(jpeg) - len(END_OF_IMAGE)]
-        rows = [jpeg[begin:end] for begin, end in zip(begins, ends, strict=True)]
-        return cls(bytes(jpeg[:at]), rows, size_at)
+        header = bytes(jpeg[:at])
+        if not lengths:
+            begins = [at, *(found.end() for found in BETWEEN_ROWS.finditer(jpeg, at))]
+            ends = [*begins[1:], len(jpeg)]
+            lengths = [end - begin - RESTART for begin, end in zip(begins, ends, strict=True)]
+        rows = []
+        for length in lengths:
+            rows.append(jpeg[at : at + length])
+            at += length + RESTART
+        return cls(header, rows, size_at)
 
     @property
     def height(self) -> int:
@@ -146,16 +160,35 @@ def _restart(number: int) -> bytes:
     return bytes([0xFF, FIRST_RESTART + number % RESTARTS])
 
 
-def _black(width: int, height: int, quality: int) -> bytes:
+def _index(tiles: Sequence[_Tile]) -> bytes:
+    """The lengths of all rows, and how many there are, in 4 bytes each."""
+    lengths = [len(row) for tile in tiles for row in tile.rows]
+    return struct.pack(f"<{len(lengths) + 1}I", *lengths, len(lengths))
+
+
+def _without_index(jpeg: memoryview) -> tuple[memoryview, Sequence[int]]:
+    """A JPEG, and what its index says if it has one."""
+    if jpeg[-len(END_OF_IMAGE) :] == END_OF_IMAGE:
+        return jpeg, ()
+    count = int.from_bytes(jpeg[-4:], "little")
+    end = len(jpeg) - 4 * (count + 1)
+    return jpeg[:end], struct.unpack_from(f"<{count}I", jpeg, end)
+
+
+def _black(like: _Tile, quality: int) -> _Tile:
+    """A black picture of the same size: one row of blocks, again and again."""
     from PIL import Image
 
-    return encode(Image.new("RGB", (width, height)), quality)
+    row = Image.new("RGB", (like.width, like.height // len(like.rows)))
+    black = _Tile.of(encode(row, quality))
+    return replace(black, rows=black.rows * len(like.rows))
 
 
 def _join_pixels(pictures: Sequence[bytes | memoryview], quality: int) -> bytes:
     from PIL import Image
 
-    return encode(paste([Image.open(io.BytesIO(each)) for each in pictures]), quality)
+    jpegs = (_without_index(memoryview(each))[0] for each in pictures)
+    return encode(paste([Image.open(io.BytesIO(each)) for each in jpegs]), quality)
 
 
 def _columns(count: int) -> int:

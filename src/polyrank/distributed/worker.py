@@ -120,10 +120,9 @@ class DistributedWorker:
         Each rank encodes its own at the same time, so that a grid takes as long as one picture.
         Every rank calls it, with pictures of one size. Raises ValueError for different ones.
         """
-        mine = grid.encode(picture, quality)
         if self.world_size == 1:
-            return mine
-        everyone = gather_bytes(mine, self.device)
+            return grid.encode(picture, quality)
+        everyone = gather_bytes(grid.encode(picture, quality, index=True), self.device)
         return None if everyone is None else grid.join(everyone, quality)
 
     def checkpoint(self) -> None:

@@ -37,9 +37,12 @@ def pasted(tiles: list[np.ndarray], columns: int) -> np.ndarray:
 def test_a_grid_has_the_pixels_of_its_pictures(
     count: int, width: int, height: int, border: int
 ) -> None:
-    jpegs = [grid.encode(picture(number, width, height)) for number in range(count)]
+    pictures = [picture(number, width, height) for number in range(count)]
+    jpegs = [grid.encode(each) for each in pictures]
     columns = math.ceil(math.sqrt(count))
-    found = decoded(grid.join(jpegs))
+    joined = grid.join(jpegs)
+    assert joined == grid.join([grid.encode(each, index=True) for each in pictures])
+    found = decoded(joined)
     expected = pasted([decoded(each) for each in jpegs], columns)
     assert found.shape == expected.shape
     for top in range(0, len(found), height):
@@ -59,9 +62,10 @@ def test_a_picture_in_bands_is_the_picture_to_the_byte(size: tuple[int, int]) ->
     assert grid.encode(whole, 90) == file.getvalue()
 
 
-def test_sides_that_are_not_whole_blocks_are_encoded_again() -> None:
+@pytest.mark.parametrize("index", [False, True])
+def test_sides_that_are_not_whole_blocks_are_encoded_again(index: bool) -> None:
     tiles = [picture(number, 50, 30) for number in range(3)]
-    found = decoded(grid.join([grid.encode(each) for each in tiles]))
+    found = decoded(grid.join([grid.encode(each, index=index) for each in tiles]))
     expected = pasted([np.asarray(each, np.int16) for each in tiles], 2)
     assert found.shape == (60, 100, 3)
     assert np.abs(found - expected).mean() < 6
