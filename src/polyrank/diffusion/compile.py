@@ -133,6 +133,8 @@ def main() -> None:
     with cache.making(recipe) as path:
         if path is not None:
             hopper.keep_in(cache.kernels)
+            # Triton's are found by their own source, whatever the choices that led to it.
+            os.environ.setdefault("TRITON_CACHE_DIR", str(cache.kernels / "triton"))
             compile_artifact(recipe, path)
 
 
