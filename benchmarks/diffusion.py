@@ -319,7 +319,7 @@ async def fill(table: Table, args: argparse.Namespace) -> None:
     await compile_together(table, args, args.size)
     waited, swap, state = await table.do("compiled")
     say(state)
-    table.add("the compiler, meanwhile", waited, note="once per machine and shape")
+    table.add("the compiler, meanwhile", waited, note="once per GPU and shape")
     table.add("first picture from compiled code (2 steps)", swap)
     for steps in (few, many):
         await table.do("paint", name="warm-up", steps=2)

@@ -32,6 +32,7 @@ KERNELS = "kernels"
 # The modules whose code ends up in one.
 CODE_FILES = (
     "attention.py",
+    "blocks.py",
     "borders.py",
     "compile.py",
     "convolutions.py",

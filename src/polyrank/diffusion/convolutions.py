@@ -14,23 +14,15 @@ from typing import Any
 
 import cutlass.cute as cute
 import torch
-from quack.gemm_config import GemmConfig
 from quack.gemm_default_epi import GemmDefaultSm90
 from quack.gemm_runtime.host import GemmEpiPlan, build_gemm_epi_plan, run_gemm_epi_plan
 from torch import Tensor
 
+from polyrank.diffusion.blocks import CONVOLUTIONS, fitting, processors_of
 from polyrank.diffusion.hopper import HOPPER
 
 # What quack's epilogue calls that which it adds to each row of the product.
 BIAS = "mRowVecBroadcast"
-# The fastest of nine to twelve for the convolutions of SDXL on an H200, the largest blocks first.
-TILES = (
-    GemmConfig(tile_m=128, tile_n=160, pingpong=True, cluster_m=2, cluster_n=1),
-    GemmConfig(tile_m=128, tile_n=80, pingpong=False, cluster_m=1, cluster_n=2),
-    GemmConfig(tile_m=64, tile_n=80, pingpong=False, cluster_m=2, cluster_n=1),
-)
-# Blocks with which most of a GPU's 132 processors have work.
-ENOUGH = 96
 
 
 class Convolution(GemmDefaultSm90):
@@ -56,7 +48,7 @@ def convolve(bordered: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     count, height, width, _ = bordered.shape
     convolved = bordered.new_empty(count, height - 2, width - 2, len(weight))
     run_gemm_epi_plan(
-        _plan(bordered.shape, len(weight), bordered.dtype),
+        _plan(bordered.shape, len(weight), bordered.dtype, processors_of(bordered.device)),
         _as_matrix(bordered),
         weight.permute(0, 2, 3, 1).flatten(1),
         convolved.flatten(0, 2),
@@ -67,11 +59,11 @@ def convolve(bordered: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 @functools.cache
-def _plan(shape: torch.Size, outputs: int, dtype: torch.dtype) -> GemmEpiPlan:
+def _plan(shape: torch.Size, outputs: int, dtype: torch.dtype, processors: int) -> GemmEpiPlan:
     """The kernel for pictures of this shape."""
     count, height, width, channels = shape[0], shape[1] - 2, shape[2] - 2, shape[3]
     places = count * height * width
-    tiles = next((each for each in TILES if _blocks(each, places, outputs) >= ENOUGH), TILES[-1])
+    block = fitting(CONVOLUTIONS, places, outputs, processors)
     with torch.device("meta"):
         first = _as_matrix(torch.empty(shape, dtype=dtype))
         second = torch.empty(outputs, 9 * channels, dtype=dtype)
@@ -85,18 +77,13 @@ def _plan(shape: torch.Size, outputs: int, dtype: torch.dtype) -> GemmEpiPlan:
         product,
         None,
         epi_values={BIAS: bias},
-        tile_M=tiles.tile_m,
-        tile_N=tiles.tile_n,
-        cluster_M=tiles.cluster_m,
-        cluster_N=tiles.cluster_n,
-        pingpong=tiles.pingpong,
+        tile_M=block.rows,
+        tile_N=block.columns,
+        cluster_M=block.cluster[0],
+        cluster_N=block.cluster[1],
+        pingpong=block.turns,
         post_init_attrs=(("pictures", (width, height, count, channels)),),
     )
-
-
-def _blocks(tiles: GemmConfig, places: int, outputs: int) -> int:
-    blocks: int = places // tiles.tile_m * (outputs // tiles.tile_n)
-    return blocks
 
 
 def _as_matrix(bordered: Tensor) -> Tensor:

@@ -12,8 +12,7 @@ from quack.epilogue import gemm_epilogue, unpack
 from quack.gemm_config import GemmConfig
 from torch import Tensor
 
-# The fastest of 18, or within 1 % of it, for the wide products of SDXL on an H200.
-TILES = GemmConfig(tile_m=128, tile_n=160, pingpong=True, is_dynamic_persistent=False)
+from polyrank.diffusion.blocks import PRODUCTS, fitting, processors_of
 
 
 @gemm_epilogue()
@@ -30,7 +29,7 @@ def _gelu_gate(acc: Any, bias: Any) -> dict[str, Any]:
 def multiply(batch: Tensor, weight: Tensor) -> Tensor:
     """[rows, outputs]; see ``hopper.wide_product``."""
     product = batch.new_empty(batch.shape[0], weight.shape[0])
-    _as_it_is(batch, weight.T, out={"D": product}, config=TILES, tuned=False)
+    _as_it_is(batch, weight.T, out={"D": product}, config=_config(batch, weight), tuned=False)
     return product
 
 
@@ -43,8 +42,20 @@ def multiply_gated(batch: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         out={"gated": gated},
         bias=bias[None],
         store_d=False,
-        config=TILES,
+        config=_config(batch, weight),
         tuned=False,
         concat_layout=("B",),
     )
     return gated
+
+
+def _config(batch: Tensor, weight: Tensor) -> GemmConfig:
+    block = fitting(PRODUCTS, len(batch), len(weight), processors_of(batch.device))
+    return GemmConfig(
+        tile_m=block.rows,
+        tile_n=block.columns,
+        pingpong=block.turns,
+        cluster_m=block.cluster[0],
+        cluster_n=block.cluster[1],
+        is_dynamic_persistent=False,
+    )
