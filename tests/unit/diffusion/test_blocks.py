@@ -7,8 +7,8 @@ from polyrank.diffusion.blocks import CONVOLUTIONS, PRODUCTS, Block, fitting
 H200 = 132
 
 
-# On an H200 the first takes 9.9 us with blocks of 128x128 and more than 10.7 with 128x160, the second
-# 16.3 and more than 17.8, the one of 2048x1920 9.8 and 11.0, that of 512x10240, gated, 24.6 and 23.1.
+# On an H200 the first takes 9.9 us with blocks of 128x128 and more than 10.7 with 128x160, the
+# second 16.3 and more than 17.8, 2048x1920 9.8 and 11.0, 512x10240, which is gated, 24.6 and 23.1.
 @pytest.mark.parametrize(
     ("rows", "columns", "width"),
     [
