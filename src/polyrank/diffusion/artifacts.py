@@ -41,6 +41,7 @@ CODE_FILES = (
     "exchange.py",
     "hopper.py",
     "joining.py",
+    "layers.py",
     "norms.py",
     "products.py",
     "rows.py",

@@ -7,13 +7,11 @@ the zeros around it, which the activation leaves as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch.nn.functional as F
-from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from polyrank.diffusion import hopper
+from polyrank.diffusion.layers import is_plain, norms_before_convolutions
 
 # The attribute of a norm, and of the convolution after it, that has their Border.
 BORDER = "border"
@@ -73,22 +71,10 @@ def border_of(layer: nn.Module) -> Border | None:
     return border
 
 
-def norms_before_convolutions(model: nn.Module) -> Iterator[tuple[nn.GroupNorm, nn.Conv2d]]:
-    """Pairs with nothing between them but an activation that leaves zeros zeros."""
-    for part in model.modules():
-        if isinstance(part, ResnetBlock2D):
-            if part.upsample is None and part.downsample is None:
-                yield part.norm1, part.conv1
-            if part.time_embedding_norm != "scale_shift":  # which turns zeros into something else
-                yield part.norm2, part.conv2
-        if isinstance(last := getattr(part, "conv_norm_out", None), nn.GroupNorm):
-            yield last, part.conv_out
-
-
-def _is_wide(layer: nn.Conv2d) -> bool:
-    plain = (
-        (layer.kernel_size, layer.stride, layer.padding) == ((3, 3), (1, 1), (1, 1))
-        and (layer.dilation, layer.groups, layer.padding_mode) == ((1, 1), 1, "zeros")
+def _is_wide(layer: nn.Module) -> bool:
+    return (
+        is_plain(layer)
         and layer.bias is not None
+        and layer.in_channels % INPUTS == 0
+        and layer.out_channels % OUTPUTS == 0
     )
-    return plain and layer.in_channels % INPUTS == 0 and layer.out_channels % OUTPUTS == 0

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-from polyrank.diffusion.borders import border_of, norms_before_convolutions
+from polyrank.diffusion.borders import border_of
+from polyrank.diffusion.layers import norms_before_convolutions
 from polyrank.diffusion.norms import coefficients, moments, normalize
 from polyrank.diffusion.rows import Rows
 from polyrank.errors import UnsupportedPipeline

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
+from polyrank.diffusion.layers import is_plain
+
 # The buffer of a convolution that has its sums of weights.
 CORNERS = "corners"
 
@@ -63,7 +65,7 @@ def fuse_upsamplers(module: nn.Module) -> None:
             part.forward = functools.partial(_upsample, part)
         elif isinstance(part, nn.Sequential):
             for enlarging, conv in pairwise(part):
-                if _doubles(enlarging) and _is_plain(conv):
+                if _doubles(enlarging) and is_plain(conv):
                     _add_corners(conv)
                     enlarging.forward = _pass_on
                     conv.forward = functools.partial(_convolve_doubled, conv)
@@ -75,20 +77,12 @@ def _fits(part: Upsample2D) -> bool:
         and not part.use_conv_transpose
         and part.interpolate
         and part.norm is None
-        and _is_plain(part.conv)
+        and is_plain(part.conv)
     )
 
 
 def _doubles(part: nn.Module) -> bool:
     return isinstance(part, nn.Upsample) and (part.scale_factor, part.mode) == (2.0, "nearest")
-
-
-def _is_plain(conv: nn.Module) -> bool:
-    return (
-        isinstance(conv, nn.Conv2d)
-        and (conv.kernel_size, conv.stride, conv.padding) == ((3, 3), (1, 1), (1, 1))
-        and (conv.dilation, conv.groups, conv.padding_mode) == ((1, 1), 1, "zeros")
-    )
 
 
 def _add_corners(conv: nn.Conv2d) -> None:
