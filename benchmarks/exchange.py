@@ -53,12 +53,10 @@ class Measured(DistributedWorker):
             right = True
             for _ in range(REPLAYS):
                 share.normal_()
-                expected = [
-                    torch.empty(rows, width, device=self.device) for _ in range(self.world_size)
-                ]
-                dist.all_gather(expected, share.contiguous())
+                expected = share.new_empty(self.world_size, rows, width)
+                dist.all_gather(list(expected), share.contiguous())
                 replay()
-                right &= bool(torch.equal(gathered[-1], torch.stack(expected)))
+                right &= bool(torch.equal(gathered[-1], expected))
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             dist.barrier()
             begin.record()

@@ -7,19 +7,22 @@ the zeros around it, which the activation leaves as they are.
 
 from __future__ import annotations
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polyrank.diffusion import hopper
+from polyrank.diffusion.blocks import CONVOLUTIONS
 from polyrank.diffusion.layers import is_plain, norms_before_convolutions
 
 # The attribute of a norm, and of the convolution after it, that has their Border.
 BORDER = "border"
-# Channels that the kernel reads at once; those that a block of it makes divide by OUTPUTS.
+# Channels that the kernel reads at once.
 INPUTS = 64
-OUTPUTS = 80
-# Places of a picture that a block computes: whole rows of it, or parts of one row.
-PLACES = 128
+# Places of a picture, and channels, that fill its blocks.
+PLACES = math.lcm(*(block.rows for block in CONVOLUTIONS))
+OUTPUTS = math.gcd(*(block.columns for block in CONVOLUTIONS))
 
 
 class Border:
@@ -36,8 +39,10 @@ class Border:
     def draw_for(self, pictures: Tensor) -> bool:
         """Whether the norm is to draw it around these, as the convolution then expects."""
         height, width = pictures.shape[2:]
-        rows = PLACES // width if PLACES % width == 0 else 1
-        self.is_drawn = (width % PLACES == 0 or PLACES % width == 0) and height % rows == 0
+        # A block is a part of one row, or several whole rows of one picture.
+        self.is_drawn = width % PLACES == 0 or (
+            PLACES % width == 0 and height % (PLACES // width) == 0
+        )
         return self.is_drawn
 
     def convolve(self, bordered: Tensor) -> Tensor:

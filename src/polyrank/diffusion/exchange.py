@@ -30,7 +30,7 @@ class GroupExchange:
 
     def __call__(self, share: Tensor) -> Tensor:
         """[ranks, *share.shape]."""
-        everyone = torch.empty((self._ranks, *share.shape), dtype=share.dtype, device=share.device)
+        everyone = share.new_empty((self._ranks, *share.shape))
         _all_gather(everyone.view(-1), share.contiguous().view(-1), group=self._group)
         return everyone
 

@@ -53,9 +53,9 @@ class SymmetricExchange:
             return self._others(share)
         row, pitch = _rows_of(share)
         if row % ALIGNED or pitch % ALIGNED or share.data_ptr() % ALIGNED:
-            share, row, pitch = share.clone(memory_format=torch.contiguous_format), size, size
-        everyone = torch.empty((self._ranks, *share.shape), dtype=share.dtype, device=share.device)
-        source = (share.view(-1) if row == pitch else share).view(torch.int32)
+            share, row, pitch = share.clone(memory_format=torch.contiguous_format), 0, 0
+        everyone = share.new_empty((self._ranks, *share.shape))
+        source = (share if row else share.view(-1)).view(torch.int32)
         target = everyone.view(-1).view(torch.int32)
         words = size // 4
         for start in range(0, words, LARGEST):
@@ -71,8 +71,8 @@ class SymmetricExchange:
                 words,
                 triton.cdiv(triton.cdiv(count, blocks), SMALL) * SMALL,
                 self._rank,
-                ROW=0 if row == pitch else row // 4,
-                PITCH=0 if row == pitch else pitch // 4,
+                ROW=row // 4,
+                PITCH=pitch // 4,
                 RANKS=self._ranks,
                 PIECE=PIECE,
                 BLOCKS=BLOCKS,
@@ -83,12 +83,12 @@ class SymmetricExchange:
 
 
 def _rows_of(share: Tensor) -> tuple[int, int]:
-    """Bytes of a row of ``share``, and from one row to the next; as few rows as it has.
+    """Bytes of a row of ``share``, and from one row to the next.
 
-    (1, 1): it has no rows at equal distances.
+    (0, 0): it is contiguous; (1, 1): it has no rows at equal distances.
     """
     if share.is_contiguous():
-        return share.numel() * share.element_size(), share.numel() * share.element_size()
+        return 0, 0
     strides = share.stride()
     even = all(strides[at] == share.shape[at + 1] * strides[at + 1] for at in range(share.ndim - 2))
     if share.ndim < 2 or strides[-1] != 1 or not even:
