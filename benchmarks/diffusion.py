@@ -133,12 +133,13 @@ class Bench(DistributedWorker):
         """Seconds until the compiler was through, those of the next two steps, and the state."""
         begun = time.perf_counter()
         ready = self.optimized.wait(COMPILE_LIMIT_S) and self.previewer.wait(COMPILE_LIMIT_S)
-        waited = time.perf_counter() - begun
+        waited = self.slowest(time.perf_counter() - begun)
+        begun = time.perf_counter()
         self.paint("first", 2)
         with self.previewer.watch(2, 1):
             self.previewer.warm_up(self.size, self.size)
         state = f"{'' if ready else 'not '}ready, {self.optimized.state()}"
-        return self.slowest(waited), self.slowest(time.perf_counter() - begun - waited), state
+        return waited, self.slowest(time.perf_counter() - begun), state
 
     def together(self, on: bool, symmetric: bool = True) -> None:
         """All ranks on one picture, or each on its own."""

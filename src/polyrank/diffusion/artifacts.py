@@ -40,6 +40,7 @@ CODE_FILES = (
     "cores.py",
     "divided.py",
     "exchange.py",
+    "flash.py",
     "hopper.py",
     "joining.py",
     "layers.py",
@@ -111,11 +112,6 @@ class Recipe:
         """Names the recipe's artifact."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:32]
 
-    @property
-    def key_of_all_devices(self) -> str:
-        """The same for every GPU of a kind: their artifacts have the same kernels."""
-        return replace(self, device=self.device.partition(":")[0]).key
-
 
 class ArtifactCache:
     """A folder of artifacts, each a folder."""
@@ -136,8 +132,7 @@ class ArtifactCache:
     def making(self, recipe: Recipe) -> Iterator[Path | None]:
         """The path to write a missing artifact to, or None if it is there by now.
 
-        Processes that want the same one wait for the first; so do those that want it for another
-        GPU, as they then find the kernels in ``kernels``. What is written becomes visible whole,
+        Processes that want the same one wait for the first. What is written becomes visible whole,
         when the block ends without an error.
         """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -146,27 +141,14 @@ class ArtifactCache:
             if path.exists():
                 yield None
                 return
-            with self._alone_if_first(recipe):
-                unfinished = path.with_suffix(".unfinished")
-                shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
-                try:
-                    yield unfinished
-                except BaseException:
-                    shutil.rmtree(unfinished, ignore_errors=True)
-                    raise
-                os.replace(unfinished, path)
-
-    @contextlib.contextmanager
-    def _alone_if_first(self, recipe: Recipe) -> Iterator[None]:
-        """Of the GPUs of this machine the first compiles by itself, all others at the same time."""
-        self.kernels.mkdir(mode=0o700, exist_ok=True)
-        compiled = self.kernels / f"{recipe.kind}-{recipe.key_of_all_devices}"
-        with _locked(compiled.with_suffix(".lock")):
-            if not compiled.exists():
-                yield
-                compiled.touch()
-                return
-        yield
+            unfinished = path.with_suffix(".unfinished")
+            shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+            try:
+                yield unfinished
+            except BaseException:
+                shutil.rmtree(unfinished, ignore_errors=True)
+                raise
+            os.replace(unfinished, path)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""How a product is cut into blocks, so that all processors of a GPU are done at the same time."""
+"""Blocks of products and tiles of attention: all processors of a GPU are to be done at once."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ CONVOLUTIONS = (
     Block(128, 80, turns=False, cluster=(1, 2)),
     Block(64, 80, turns=False),
 )
+# Queries of a head that FlashAttention's kernel for Hopper can take at a time.
+TILES = (192, 128, 64)
 
 
 def fitting(choices: Sequence[Block], rows: int, columns: int, processors: int) -> Block:
@@ -44,6 +46,15 @@ def fitting(choices: Sequence[Block], rows: int, columns: int, processors: int) 
         return math.ceil(count / processors) * block.rows * block.columns
 
     return min(choices, key=time)
+
+
+def tile_of(queries: int, heads: int, processors: int) -> int:
+    """How many queries a processor takes at a time, for so many heads of all pictures.
+
+    As few as let all be taken at once; the most, which are read with the fewest keys, if none do.
+    """
+    at_once = (rows for rows in TILES if heads * math.ceil(queries / rows) <= processors)
+    return min(at_once, default=TILES[0])
 
 
 def processors_of(device: torch.device) -> int:

@@ -73,44 +73,6 @@ def test_who_wants_the_same_artifact_waits_for_it(tmp_path: Path) -> None:
     assert got == [None]
 
 
-def test_other_gpus_wait_for_the_first_and_then_compile_at_the_same_time(tmp_path: Path) -> None:
-    """They find its kernels then; all at once, they would compile each kernel as often."""
-    cache = ArtifactCache(tmp_path)
-    first, *others = (recipe(device=f"cuda:{number}") for number in range(3))
-    assert len({each.key_of_all_devices for each in (first, *others)}) == 1
-    together = threading.Barrier(len(others), timeout=60)
-    made: list[str] = []
-
-    def make(wanted: Recipe) -> None:
-        with cache.making(wanted) as folder:
-            assert folder is not None
-            together.wait()
-            folder.mkdir()
-            made.append(wanted.device)
-
-    with cache.making(first) as folder:
-        assert folder is not None
-        folder.mkdir()
-        threads = [threading.Thread(target=make, args=(each,)) for each in others]
-        for thread in threads:
-            thread.start()
-        made.append(first.device)
-    for thread in threads:
-        thread.join(60)
-    assert made[0] == first.device and set(made) == {"cuda:0", "cuda:1", "cuda:2"}
-
-
-def test_the_next_gpu_is_first_if_the_first_fails(tmp_path: Path) -> None:
-    cache = ArtifactCache(tmp_path)
-    for number in range(2):
-        with pytest.raises(KeyError), cache.making(recipe(device=f"cuda:{number}")):
-            raise KeyError
-    with cache.making(recipe(device="cuda:1")) as folder:
-        assert folder is not None
-        folder.mkdir()
-    assert cache.path(recipe(device="cuda:1")).is_dir()
-
-
 def test_a_compiler_that_fails_is_told_and_nothing_else_happens(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
