@@ -23,6 +23,11 @@ from transformers import PreTrainedModel
 from polyrank.diffusion.weights import Tensors, read_together
 from polyrank.errors import AppError
 
+try:
+    from transformers.initialization import no_init_weights
+except ImportError:  # transformers 4
+    from transformers.modeling_utils import no_init_weights
+
 log = logging.getLogger("polyrank.diffusion")
 
 INDEX = "model_index.json"
@@ -109,7 +114,8 @@ class Part:
     def empty(self) -> nn.Module:
         """The model without its weights."""
         model: nn.Module
-        with init_empty_weights():
+        # Drawing numbers for weights that have no memory takes most of the time.
+        with init_empty_weights(), no_init_weights():
             if issubclass(self.kind, ModelMixin):
                 model = self.kind.from_config(self.kind.load_config(self.folder))
             else:
