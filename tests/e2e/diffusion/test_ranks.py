@@ -155,6 +155,17 @@ async def test_four_ranks_paint_the_picture_of_one(alone: StableDiffusionXLPipel
         await runner.stop()
 
 
+async def test_eight_ranks_paint_the_picture_of_one(alone: StableDiffusionXLPipeline) -> None:
+    runner = DistributedRunner(Painter, world_size=8, device="cpu")
+    await runner.start(together=True)
+    try:
+        pictures = await runner.invoke({"steps": 4})  # two branches of guidance, four bands
+        assert all(picture == pictures[0] for picture in pictures)
+        assert difference(pictures[0], paint(alone)) <= 2
+    finally:
+        await runner.stop()
+
+
 async def test_a_picture_is_the_same_alone_and_in_a_batch(
     together: DistributedRunner, alone: StableDiffusionXLPipeline
 ) -> None:
