@@ -45,6 +45,7 @@ CODE_FILES = (
     "joining.py",
     "layers.py",
     "norms.py",
+    "pictures.py",
     "products.py",
     "rows.py",
     "shrunk.py",

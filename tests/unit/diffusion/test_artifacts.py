@@ -6,13 +6,14 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import grimp
 import pytest
 import torch
 from diffusers import AutoencoderTiny
 
-from polyrank.diffusion import hopper
+from polyrank.diffusion import artifacts, hopper
 from polyrank.diffusion.accelerated import Compiler, load_compiled
-from polyrank.diffusion.artifacts import ArtifactCache, Recipe
+from polyrank.diffusion.artifacts import CODE_FILES, ArtifactCache, Recipe
 from polyrank.diffusion.cores import fast_preview
 
 LATENTS = torch.zeros(1, 4, 8, 8)
@@ -39,6 +40,14 @@ def test_where_a_model_was_loaded_from_does_not_matter() -> None:
     one = Recipe.of("unet", {"a": 1, "_name_or_path": "here"}, (), torch.float16, (LATENTS,))
     other = Recipe.of("unet", {"a": 1, "_name_or_path": "there"}, (), torch.float16, (LATENTS,))
     assert one.key == other.key
+
+
+def test_all_that_the_compiler_imports_is_part_of_the_key() -> None:
+    graph = grimp.build_graph("polyrank", cache_dir=None)
+    reached = graph.find_upstream_modules("polyrank.diffusion.compile")
+    files = {f"{module.removeprefix('polyrank.diffusion.')}.py" for module in reached}
+    package = {path.name for path in Path(artifacts.__file__).parent.glob("*.py")}
+    assert files & package - {"artifacts.py"} | {"compile.py"} == set(CODE_FILES)
 
 
 def test_an_artifact_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
