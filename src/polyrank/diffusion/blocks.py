@@ -31,8 +31,9 @@ CONVOLUTIONS = (
     Block(128, 80, turns=False, cluster=(1, 2)),
     Block(64, 80, turns=False),
 )
-# Queries of a head that FlashAttention's kernel for Hopper can take at a time.
-TILES = (192, 128, 64)
+# How many queries of a head, and keys, FlashAttention's kernel for Hopper may take at a time.
+QUERIES = (192, 128, 64)
+KEYS = (80, 128)
 
 
 def fitting(choices: Sequence[Block], rows: int, columns: int, processors: int) -> Block:
@@ -48,13 +49,15 @@ def fitting(choices: Sequence[Block], rows: int, columns: int, processors: int) 
     return min(choices, key=time)
 
 
-def tile_of(queries: int, heads: int, processors: int) -> int:
-    """How many queries a processor takes at a time, for so many heads of all pictures.
+def tile_of(queries: int, keys: int, heads: int, processors: int) -> tuple[int, int]:
+    """How many queries and keys a processor takes at a time, for the heads of all pictures.
 
-    As few as let all be taken at once; the most, which are read with the fewest keys, if none do.
+    As few queries as let all be taken at once, or the most, for which keys are read least often;
+    no more keys than there are, where they are the few of a text.
     """
-    at_once = (rows for rows in TILES if heads * math.ceil(queries / rows) <= processors)
-    return min(at_once, default=TILES[0])
+    at_once = (most for most in QUERIES if heads * math.ceil(queries / most) <= processors)
+    holding = (most for most in KEYS if keys <= most)
+    return min(at_once, default=QUERIES[0]), next(holding, KEYS[-1])
 
 
 def processors_of(device: torch.device) -> int:

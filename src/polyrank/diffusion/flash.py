@@ -10,9 +10,6 @@ from torch import Tensor
 
 from polyrank.diffusion.blocks import processors_of, tile_of
 
-# How many keys a tile has, the smallest that takes them all or the largest.
-KEYS = (80, 128)
-
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """[batch, queries, heads, width]; see ``hopper.attention``.
@@ -22,7 +19,6 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     where a text has 77.
     """
     batch, queries, heads, _ = query.shape
-    rows = tile_of(queries, batch * heads, processors_of(query.device))
-    keys = next((most for most in KEYS if key.shape[1] <= most), KEYS[-1])
-    mixed: Tensor = _flash_attn_fwd(query, key, value, tile_mn=(rows, keys))[0]
+    tile = tile_of(queries, key.shape[1], batch * heads, processors_of(query.device))
+    mixed: Tensor = _flash_attn_fwd(query, key, value, tile_mn=tile)[0]
     return mixed

@@ -1,9 +1,9 @@
 """Kernels for Hopper GPUs, by quack and FlashAttention 4, as operators that torch can export.
 
 quack applies a gate to the sums of a product before they leave the processor, so what a gate reads
-is never written to memory; convolutions are products of quack's here, too. FlashAttention 4 cuts
-short sequences into pieces that fill the GPU. Both are in ``polyrank[hopper]``. Elsewhere the
-operators are the formulas that they stand for.
+is never written to memory; convolutions are products of quack's here, too. FlashAttention 4 takes
+as many queries at a time as let all processors of the GPU work. Both are in ``polyrank[hopper]``.
+Elsewhere the operators are the formulas that they stand for.
 """
 
 from __future__ import annotations
