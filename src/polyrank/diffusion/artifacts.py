@@ -138,7 +138,8 @@ class ArtifactCache:
         """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self.path(recipe)
-        with _locked(path.with_suffix(".lock")):
+        with open(path.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             if path.exists():
                 yield None
                 return
@@ -150,13 +151,6 @@ class ArtifactCache:
                 shutil.rmtree(unfinished, ignore_errors=True)
                 raise
             os.replace(unfinished, path)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with open(path, "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def versions(device: torch.device) -> dict[str, str]:

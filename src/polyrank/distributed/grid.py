@@ -45,15 +45,15 @@ def encode(picture: Image, quality: int = QUALITY, *, index: bool = False) -> by
     if picture.width % HALVED or picture.height % HALVED:
         options["subsampling"] = "4:4:4"
     colours = picture if picture.mode == "RGB" else picture.convert("RGB")
+    if picture.height <= BAND:
+        jpeg = _encode(colours, options)
+        return jpeg + _index([_Tile.of(jpeg)]) if index else jpeg
     width, height = picture.size
-    if height <= BAND:
-        tiles = [_Tile.of(_encode(colours, options))]
-    else:
-        bands = [
-            colours.crop((0, top, width, min(top + BAND, height))) for top in range(0, height, BAND)
-        ]
-        with ThreadPoolExecutor(len(bands)) as threads:
-            tiles = list(threads.map(lambda band: _Tile.of(_encode(band, options)), bands))
+    bands = [
+        colours.crop((0, top, width, min(top + BAND, height))) for top in range(0, height, BAND)
+    ]
+    with ThreadPoolExecutor(len(bands)) as threads:
+        tiles = list(threads.map(lambda band: _Tile.of(_encode(band, options)), bands))
     jpeg = _splice([[tile] for tile in tiles], width, height)
     return jpeg + _index(tiles) if index else jpeg
 
