@@ -421,6 +421,8 @@ class Group:
         self.last_error = error
         if self._call is not None:
             self._end_call().fail(error)
+        if self.state is State.STOPPED:
+            return self._kill()  # ``stop`` waits for their end
         self._become(State.STARTING)
         self._restart_task = self._loop.create_task(
             self._restart(), name=f"polyrank-restart-group-{self.index}"
@@ -446,13 +448,16 @@ class Group:
 
     async def _clear(self) -> None:
         """Kills what is left of this epoch and frees its memory."""
-        for rank in self.ranks:
-            rank.process.kill()
+        self._kill()
         await self._ended()
         for rank in self.ranks:
             rank.process.close()
         self.ranks = []
         self._link.close()
+
+    def _kill(self) -> None:
+        for rank in self.ranks:
+            rank.process.kill()
 
     async def _ended(self, timeout_s: float | None = None) -> bool:
         """Waits until every rank process has ended; false if some have not within the time."""

@@ -16,6 +16,8 @@ import pytest
 from engine_workers import Playground
 
 from polyrank.distributed import DistributedRunner
+from polyrank.distributed.launch.forks import Forks
+from polyrank.distributed.launch.preload import Preload
 from polyrank.errors import RequestTimeout, RunnerError, RunnerStopped, SetupFailed
 
 PROGRAMS = Path(__file__).parents[2] / "programs"
@@ -205,6 +207,22 @@ async def test_stopping_while_a_group_is_restarted(leaves_nothing: None) -> None
         await waiting
 
 
+@pytest.mark.parametrize("limit", [{"cancel_grace_s": 0.1}, {"hang_timeout_s": 0.1}])
+async def test_ranks_that_are_given_up_during_stop_are_not_started_again(
+    leaves_nothing: None, limit: dict[str, Any]
+) -> None:
+    """The time in which a request has to leave may end while ``stop`` waits for it."""
+    runner = DistributedRunner(Playground, world_size=2, device="cpu", **limit)
+    await runner.start()
+    request = asyncio.create_task(runner.invoke({"do": "block"}))
+    await asyncio.sleep(0)
+    request.cancel()
+    await runner.stop(timeout=20)
+    with pytest.raises(asyncio.CancelledError):
+        await request
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
 async def test_stopping_a_frozen_rank(leaves_nothing: None) -> None:
     runner = DistributedRunner(Playground, world_size=2, device="cpu")
     await runner.start()
@@ -230,6 +248,20 @@ async def test_a_failed_start_leaves_nothing_behind(
     await runner.start()
     assert await runner.invoke({"do": "echo", "value": 1}) == 1
     await runner.stop()
+
+
+async def test_a_fork_server_is_replaced_before_its_end_is_heard(
+    leaves_nothing: None, scratch: Path
+) -> None:
+    """Whoever starts ranks may know of it earlier than the socket's reader."""
+    forks = Forks(scratch / "runner", Preload())
+    await forks.start()
+    server = forks._server
+    assert server is not None
+    server.kill()
+    server.wait()
+    assert await forks.start()
+    await forks.stop()
 
 
 async def test_a_start_that_is_cancelled_or_late_leaves_nothing_behind(

@@ -50,8 +50,10 @@ class Forks:
 
     async def start(self) -> dict[str, float]:
         """Starts the fork server, unless one runs, and waits until it has imported torch."""
-        if self._server is not None and self._server.poll() is None:
-            return {}
+        if self._server is not None:
+            if self._server.poll() is None:
+                return {}
+            self._on_server_gone()  # its end has not been read from the socket yet
         begun = time.perf_counter()
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.create_future()
