@@ -20,6 +20,7 @@ from typing import Any
 from polyrank.distributed import values, wire
 from polyrank.distributed.launch.base import Devices, Exit, Launcher, Link, RankProcess, Store
 from polyrank.distributed.request import Request
+from polyrank.distributed.tasks import all_or_none
 from polyrank.distributed.transport import place
 from polyrank.errors import (
     PolyrankError,
@@ -34,8 +35,9 @@ rank_log = logging.getLogger("polyrank.rank")
 
 STDERR_LINES = 40
 MAX_BACKOFF_S = 30.0
-# How long the error of one rank waits for the reports of the others.
-DEATH_NEWS_S = 0.05
+# How long a rank's error waits for the reports of its peers, or the news that one has died, which
+# is then the reason. A machine under load, or another machine, takes its time to tell.
+DEATH_NEWS_S = 1.0
 
 
 class State(enum.Enum):
@@ -111,25 +113,32 @@ class Group:
         self._become(State.IDLE)
 
     async def stop(self, timeout_s: float) -> None:
-        """Ends the ranks: an orderly teardown within ``timeout_s``, then by force."""
-        was_busy = self.state is State.BUSY
+        """Ends the ranks: an orderly teardown within ``timeout_s``, then by force.
+
+        By force at once if whoever waits for it is cancelled.
+        """
         self._become(State.STOPPED)
-        if self._restart_task is not None:
-            self._restart_task.cancel()
-            await asyncio.gather(self._restart_task, return_exceptions=True)
-        if self._call is not None:
-            call = self._call
-            call.request.fail(RunnerStopped("the runner was stopped while the request ran"))
-            if was_busy:
-                self._link.cancel(call.number)
-                await asyncio.wait([call.all_reported], timeout=timeout_s / 2)
-            if self._call is call:
-                self._end_call()
-        for rank in self.ranks:
-            self._link.send(rank.rank, wire.Stop(epoch=self.epoch))
-        if not await self._ended(timeout_s):
-            log.warning("group %d did not stop within %g s and was killed", self.index, timeout_s)
-        await self._clear()
+        try:
+            if self._restart_task is not None:
+                self._restart_task.cancel()
+                await asyncio.gather(self._restart_task, return_exceptions=True)
+            if self._call is not None:
+                await self._end_work(self._call, timeout_s / 2)
+            for rank in self.ranks:
+                self._link.send(rank.rank, wire.Stop(epoch=self.epoch))
+            if not await self._ended(timeout_s):
+                log.warning(
+                    "group %d did not stop within %g s and was killed", self.index, timeout_s
+                )
+        finally:
+            await self._clear()
+
+    async def _end_work(self, call: RunningCall, timeout_s: float) -> None:
+        call.request.fail(RunnerStopped("the runner was stopped while the request ran"))
+        self._link.cancel(call.number)
+        await asyncio.wait([call.all_reported], timeout=timeout_s)
+        if self._call is call:
+            self._end_call()
 
     async def _bring_up(self) -> None:
         """Launches every rank in a new epoch and waits until all are ready."""
@@ -138,9 +147,7 @@ class Group:
         self._coming_up = self._loop.create_future()
         try:
             store = await self._link.open()
-            await asyncio.gather(
-                *(self._launch(rank, store) for rank in range(self.config.world_size))
-            )
+            await all_or_none(self._launch(rank, store) for rank in range(self.config.world_size))
             await self._coming_up
         except BaseException:
             await self._clear()
@@ -240,11 +247,12 @@ class Group:
     def _on_grace_over(self, call: RunningCall, seconds: float, why: str) -> None:
         if self._call is call:
             stuck = ", ".join(str(rank.rank) for rank in self.ranks if not rank.reported)
-            self._lose(
+            self._give_up(
+                call,
                 WorkerDied(
                     f"rank {stuck} had not left the request {seconds:g} s {why}; the group was "
                     "killed and is started again"
-                )
+                ),
             )
 
     def _check_hang(self) -> None:
@@ -267,7 +275,14 @@ class Group:
 
     def _on_hang(self, call: RunningCall, limit: float) -> None:
         if self._call is call:
-            self._lose(WorkerDied(f"no progress for {limit:g} s: a rank hangs", stderr=""))
+            error = WorkerDied(f"no progress for {limit:g} s: a rank hangs", stderr="")
+            self._give_up(call, error)
+
+    def _give_up(self, call: RunningCall, error: WorkerDied) -> None:
+        """No rank has died; if one has raised, that is what the caller is told."""
+        if call.error is not None:
+            call.request.fail(call.error)
+        self._lose(error)
 
     # --- frames -----------------------------------------------------------------------------
 
@@ -359,10 +374,9 @@ class Group:
 
     def _on_report(self, rank: RankState) -> None:
         rank.reported = True
-        if not all(state.reported for state in self.ranks):
-            return
         call = self._call
-        assert call is not None
+        if call is None or not all(state.reported for state in self.ranks):
+            return  # no call: the group was given up a moment ago
         if call.error is not None and not call.settled:
             # What the failed ranks left queued on their devices must end before the next call.
             call.settled = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -12,6 +13,8 @@ from polyrank.distributed import wire
 from polyrank.distributed.guard import Guard
 
 F = TypeVar("F")
+
+log = logging.getLogger("polyrank.distributed")
 
 
 class Router(Generic[F]):
@@ -80,7 +83,11 @@ class Router(Generic[F]):
                 identity, *parts = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            handler = self._handlers.get(identity)
-            if handler is not None:
+            if (handler := self._handlers.get(identity)) is None:
+                continue
+            try:
                 frame, inline = self._decode(parts)
                 handler(frame, list(inline))  # type: ignore[arg-type]
+            except Exception:
+                # What came with it is of other ranks, and nothing would have it read.
+                log.exception("a frame of rank %s could not be handled", identity.decode())

@@ -22,6 +22,7 @@ from polyrank.distributed.launch import LAUNCHERS, make_launcher
 from polyrank.distributed.launch.base import Launcher
 from polyrank.distributed.launch.preload import Preload
 from polyrank.distributed.request import Request
+from polyrank.distributed.tasks import all_or_none
 from polyrank.distributed.worker import DistributedWorker
 from polyrank.errors import (
     RequestTimeout,
@@ -160,13 +161,7 @@ class DistributedRunner:
             Group(index, config, launcher, self._on_group_change)
             for index in range(self.group_count)
         ]
-        starts = [asyncio.create_task(group.start(source, kwargs)) for group in self._groups]
-        try:
-            await asyncio.gather(*starts)
-        finally:
-            for task in starts:
-                task.cancel()
-            await asyncio.gather(*starts, return_exceptions=True)
+        await all_or_none(group.start(source, kwargs) for group in self._groups)
         self.timings = [
             {"group": group.index, "rank": rank.rank, **phases, **rank.phases}
             for group in self._groups
@@ -183,7 +178,8 @@ class DistributedRunner:
     async def stop(self, timeout: float = 10) -> None:
         """Fails what waits, ends what runs at its next checkpoint, tears down, ends the ranks.
 
-        Whatever is left after ``timeout`` seconds is killed. Stopping twice is fine.
+        Whatever is left after ``timeout`` seconds is killed, and at once if this is cancelled.
+        Stopping twice is fine.
         """
         await self._tear_down(timeout)
 
@@ -198,11 +194,13 @@ class DistributedRunner:
         while self._queue:
             self._queue.popleft().fail(RunnerStopped("the runner was stopped"))
         groups, self._groups = self._groups, []
-        await asyncio.gather(*(group.stop(timeout) for group in groups))
-        launcher, self._launcher = self._launcher, None
-        if launcher is not None:
-            await launcher.stop()
-        self._loop = None
+        try:
+            await asyncio.gather(*(group.stop(timeout) for group in groups))
+        finally:
+            launcher, self._launcher = self._launcher, None
+            if launcher is not None:
+                await launcher.stop()
+            self._loop = None
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -223,6 +223,18 @@ async def test_ranks_that_are_given_up_during_stop_are_not_started_again(
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
+async def test_a_stop_that_is_cancelled_stops_at_once(leaves_nothing: None) -> None:
+    runner = DistributedRunner(Playground, world_size=2, device="cpu")
+    await runner.start()
+    request = asyncio.create_task(runner.invoke({"do": "block"}))
+    await asyncio.sleep(0)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await runner.stop(timeout=3600)
+    with pytest.raises(RunnerStopped):
+        await request
+
+
 async def test_stopping_a_frozen_rank(leaves_nothing: None) -> None:
     runner = DistributedRunner(Playground, world_size=2, device="cpu")
     await runner.start()

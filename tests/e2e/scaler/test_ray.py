@@ -179,11 +179,11 @@ async def test_the_next_server_finds_its_replicas(
 
 
 async def test_without_a_server_a_replica_ends(cluster: Cluster, folders: Path) -> None:
-    places = Places(namespace="short", node_folder=folders / "node", linger_s=1)
+    places = Places(namespace="short", node_folder=folders / "node", linger_s=5)
     launcher = RayLauncher(folders / "short", places)
     answer = await call(await ready(await launcher.start(spec(folders, "c" * 12))))
     await launcher.close(keep=True)
-    assert not (await asyncio.to_thread(psutil.wait_procs, [psutil.Process(answer["pid"])], 10))[1]
+    assert not (await asyncio.to_thread(psutil.wait_procs, [psutil.Process(answer["pid"])], 60))[1]
 
 
 async def test_the_ranks_of_a_replica_may_be_on_other_machines(

@@ -115,16 +115,17 @@ class Places:
             RayStation(self, f"{group}.{rank}", rank, router, guard) for rank in range(world_size)
         ]
         self.share = share
-        self._reserving = asyncio.Lock()
-        self._placed: PlacementGroup | None = None
+        self._reserving: asyncio.Task[PlacementGroup] | None = None
 
     async def reserve(self) -> PlacementGroup:
         """The placement group; near each other is better, apart is allowed."""
-        async with self._reserving:
-            if self._placed is None:
-                bundles = [dict(self.share) for _ in self.stations]
-                self._placed = await asyncio.to_thread(placement_group, bundles, strategy="PACK")
-            return self._placed
+        if self._reserving is None or _has_failed(self._reserving):
+            bundles = [dict(self.share) for _ in self.stations]
+            self._reserving = asyncio.create_task(
+                asyncio.to_thread(placement_group, bundles, strategy="PACK")
+            )
+        # Whoever waits may be cancelled; what the cluster has been asked for it gives all the same.
+        return await asyncio.shield(self._reserving)
 
     def shortage(self) -> str:
         """What is asked for, and what there is."""
@@ -140,8 +141,9 @@ class Places:
     async def close(self) -> None:
         """Ends the actors and gives the resources back."""
         await asyncio.gather(*(station.close() for station in self.stations))
-        if self._placed is not None:
-            await asyncio.to_thread(remove_placement_group, self._placed)
+        if self._reserving is not None:
+            with contextlib.suppress(RayError):
+                await asyncio.to_thread(remove_placement_group, await self._reserving)
 
 
 class RayStation:
@@ -171,34 +173,45 @@ class RayStation:
         """Starts an actor, unless there is one, and waits for its relay."""
         if self._actor is not None and not self.lost.done():
             return
+        try:
+            await self._connect()
+        except BaseException as error:
+            await self._end_actor()
+            if isinstance(error, RayError):
+                raise SetupFailed(f"no place for rank {self._index}: {error}") from error
+            raise
+
+    async def _connect(self) -> None:
         loop = asyncio.get_running_loop()
         self._guard.forbid(self._key)
         self._incarnation += 1
         self.identity = f"{self._name}.{self._incarnation}".encode()
         self.lost = loop.create_future()
-        connected: asyncio.Future[None] = loop.create_future()
-        try:
-            self._actor = await asyncio.to_thread(self._create, await self._places.reserve())
-            self._key = await self._arrival()
-            self._guard.allow(self._key)
-            self._router.register(self.identity, lambda *_: connected.set_result(None))
-            self._life = loop.create_task(self._watch(), name=f"polyrank-relay-{self._name}")
-            self.lost.add_done_callback(lambda _: connected.cancel())
-            await asyncio.wait([connected])
-        except RayError as error:
-            raise SetupFailed(f"no place for rank {self._index}: {error}") from error
+        connected = asyncio.Event()
+        self._actor = await asyncio.to_thread(self._create, await self._places.reserve())
+        self._key = await self._arrival()
+        self._guard.allow(self._key)
+        self._router.register(self.identity, lambda *_: connected.set())
+        self._life = loop.create_task(
+            self._watch(self._actor, self.lost), name=f"polyrank-relay-{self._name}"
+        )
+        self.lost.add_done_callback(lambda _: connected.set())
+        await connected.wait()
         if self.lost.done():
             raise SetupFailed(f"the relay of rank {self._index} {self.lost.result()}")
 
     async def _arrival(self) -> bytes:
         """Waits until the actor has a place, and says so if that takes long; its public key."""
         key = asyncio.wrap_future(self._actor.public_key.remote().future())
-        is_here, _ = await asyncio.wait([key], timeout=PATIENCE_S)
-        if not is_here and self._index == 0:  # all of a group are placed, or none
-            missing = await asyncio.to_thread(self._places.shortage)
-            log.warning("waiting for a place in the cluster: %s", missing)
-        found: bytes = await key
-        return found
+        try:
+            is_here, _ = await asyncio.wait([key], timeout=PATIENCE_S)
+            if not is_here and self._index == 0:  # all of a group are placed, or none
+                missing = await asyncio.to_thread(self._places.shortage)
+                log.warning("waiting for a place in the cluster: %s", missing)
+            found: bytes = await key
+            return found
+        finally:
+            key.cancel()
 
     async def close(self) -> None:
         """Waits for the end of the relay, which the router's end brings; then ends the actor."""
@@ -206,8 +219,12 @@ class RayStation:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(END_S):
                     await self._life
-        if self._actor is not None:
-            await asyncio.to_thread(ray.kill, self._actor)
+        await self._end_actor()
+
+    async def _end_actor(self) -> None:
+        actor, self._actor = self._actor, None
+        if actor is not None:
+            await asyncio.to_thread(ray.kill, actor)
 
     def _create(self, placed: PlacementGroup) -> Any:
         strategy = PlacementGroupSchedulingStrategy(
@@ -221,11 +238,10 @@ class RayStation:
         )
         return actor.remote()
 
-    async def _watch(self) -> None:
+    async def _watch(self, actor: Any, lost: asyncio.Future[Exit]) -> None:
         """Waits for the end of the actor; Ray tells how it came about."""
-        lost = self.lost
         try:
-            await self._actor.serve.remote(
+            await actor.serve.remote(
                 self._router.address,
                 self._guard.keys.public,
                 self.identity,
@@ -250,6 +266,10 @@ def connect() -> None:
             "no Ray cluster is to be found; start one on this machine with `ray start --head`, or "
             f"name one in RAY_ADDRESS ({error})"
         ) from error
+
+
+def _has_failed(task: asyncio.Task[Any]) -> bool:
+    return task.done() and task.exception() is not None
 
 
 def _total(kind: str) -> float:

@@ -13,6 +13,7 @@ from polyrank.distributed import wire
 from polyrank.distributed.launch.base import Exit, FrameSink, LineSink, Store
 from polyrank.distributed.remote import frames
 from polyrank.distributed.router import Router
+from polyrank.distributed.tasks import all_or_none
 from polyrank.distributed.transport import place
 from polyrank.errors import SetupFailed
 
@@ -71,7 +72,7 @@ class RemoteLink:
 
     async def open(self) -> Store:
         """Brings every relay up, and asks rank 0's for a place to meet."""
-        await asyncio.gather(*(station.start() for station in self._stations))
+        await all_or_none(station.start() for station in self._stations)
         opening = []
         for rank, station in enumerate(self._stations):
             self._router.register(station.identity, functools.partial(self._on_frame, rank))
@@ -80,7 +81,7 @@ class RemoteLink:
                 epoch=self._epoch, group=self._group, rank=rank, world_size=len(self._stations)
             )
             opening.append(self._ask(rank, frame, frames.Opened))
-        opened = await asyncio.gather(*opening)
+        opened = await all_or_none(opening)
         return Store(opened[0].host, opened[0].port)
 
     async def launch(
