@@ -17,6 +17,7 @@ from engine_workers import Playground
 
 from polyrank.distributed import DistributedRunner
 from polyrank.distributed.launch.forks import Forks
+from polyrank.distributed.launch.local import LocalLauncher
 from polyrank.distributed.launch.preload import Preload
 from polyrank.errors import RequestTimeout, RunnerError, RunnerStopped, SetupFailed
 
@@ -274,6 +275,22 @@ async def test_a_fork_server_is_replaced_before_its_end_is_heard(
     server.wait()
     assert await forks.start()
     await forks.stop()
+
+
+async def test_a_rank_that_nobody_waits_for_is_killed(leaves_nothing: None) -> None:
+    """It has been asked for, and is forked after whoever asked was cancelled."""
+    launcher = LocalLauncher(Preload())
+    await launcher.start()
+    link = launcher.link(group=0, epoch=1, world_size=1)
+    launching = asyncio.create_task(link.launch(0, {}, lambda *_: None, lambda *_: None))
+    await asyncio.sleep(0)
+    launching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await launching
+    [process] = launcher._forks._processes.values()
+    assert (await process.exited).signal == "SIGKILL"
+    link.close()
+    await launcher.stop()
 
 
 async def test_a_start_that_is_cancelled_or_late_leaves_nothing_behind(

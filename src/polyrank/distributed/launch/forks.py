@@ -115,6 +115,9 @@ class Forks:
             await self._spawning[key]
         except OSError as error:
             raise SetupFailed(f"the process that starts ranks is gone: {error}") from error
+        except asyncio.CancelledError:
+            process.kill()
+            raise
         finally:
             del self._spawning[key]
             os.close(out_write)
@@ -156,9 +159,13 @@ class Forks:
             case protocol.Started() as started:
                 self._started.set_result(started)
             case protocol.Spawned(key, pid):
-                self._processes[key].adopt(pid, fds[0])
-                if not self._spawning[key].done():
-                    self._spawning[key].set_result(None)
+                process = self._processes[key]
+                process.adopt(pid, fds[0])
+                spawning = self._spawning.get(key)
+                if spawning is None or spawning.done():
+                    process.kill()  # whoever wanted it has been cancelled
+                else:
+                    spawning.set_result(None)
             case protocol.Exited(key, status):
                 self._processes.pop(key).set_exit(_exit_of(status))
             case protocol.Frozen(key, signum):
