@@ -1,6 +1,9 @@
 """An app whose ranks can be killed under it."""
 
+import asyncio
+import os
 import time
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -22,11 +25,15 @@ class Doubler(DistributedWorker):
 
 
 class RanksApp(polyrank.App):
+    """Begins to work when the file RANKS_GATE is there."""
+
     max_multiplexing = 4
 
     async def setup(self) -> None:
         self.runner = DistributedRunner(Doubler, world_size=1, groups=2, device="cpu")
         await self.runner.start()
+        while not Path(os.environ["RANKS_GATE"]).exists():
+            await asyncio.sleep(0.02)
 
     async def teardown(self) -> None:
         await self.runner.stop()

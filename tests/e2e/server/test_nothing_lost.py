@@ -58,7 +58,7 @@ class Caller:
 
         Where starting takes long, more is done between two kills, and in the end nothing is left.
         """
-        async with asyncio.timeout(60), self._changed:
+        async with asyncio.timeout(120), self._changed:
             wanted = min(self._results + count, REQUESTS)
             await self._changed.wait_for(lambda: self._results >= wanted)
 
@@ -126,25 +126,34 @@ async def kill_at_random(server: ServerProcess, caller: Caller) -> set[psutil.Pr
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    process = ServerProcess(f"sqlite:///{tmp_path / 'polyrank.db'}", f"{APP}::RanksApp")
+def gate(tmp_path: Path) -> Path:
+    """A file without which nothing is worked on."""
+    return tmp_path / "gate"
+
+
+@pytest.fixture
+def server(tmp_path: Path, gate: Path) -> Iterator[ServerProcess]:
+    database = f"sqlite:///{tmp_path / 'polyrank.db'}"
+    environment = {"RANKS_GATE": str(gate)}
+    process = ServerProcess(database, f"{APP}::RanksApp", environment=environment)
     yield process
     process.end()
 
 
 @pytest.mark.timeout(600)
 async def test_every_accepted_request_ends_once_with_its_own_result(
-    server: ServerProcess, tmp_path: Path
+    server: ServerProcess, tmp_path: Path, gate: Path
 ) -> None:
     caller, accepted = Caller(server), asyncio.Semaphore(0)
     calls = asyncio.gather(*(caller.call(number, accepted) for number in range(REQUESTS)))
     for _ in range(REQUESTS):
         await accepted.acquire()
+    gate.touch()
     seen = await kill_at_random(server, caller)
     assert await calls == [{"double": 2 * number} for number in range(REQUESTS)]
     await caller.close()
     await asyncio.to_thread(server.end)
-    _, left = await asyncio.to_thread(psutil.wait_procs, seen, 30)
+    _, left = await asyncio.to_thread(psutil.wait_procs, seen, 60)
     assert left == []  # nobody outlives its server
     with sqlite3.connect(tmp_path / "polyrank.db") as database:
         rows = database.execute("select state, count(*), max(attempt) from requests group by 1")
