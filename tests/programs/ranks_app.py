@@ -1,6 +1,6 @@
 """An app whose ranks can be killed under it."""
 
-import asyncio
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -17,23 +17,25 @@ class Number(BaseModel):
 
 
 class Doubler(DistributedWorker):
-    """Takes its time, so that a kill hits it at work."""
+    """Takes time, so that a kill hits it at work: at least while the fifo RANKS_GATE is there."""
 
     def __call__(self, streaming: bool = False, *, number: int) -> int:
+        gate = Path(os.environ["RANKS_GATE"])
+        with contextlib.suppress(FileNotFoundError):
+            with open(os.open(gate, os.O_WRONLY), "w") as listener:
+                listener.write("at work")
+        while gate.exists():
+            time.sleep(0.02)
         time.sleep(0.1)
         return 2 * number
 
 
 class RanksApp(polyrank.App):
-    """Begins to work when the file RANKS_GATE is there."""
-
     max_multiplexing = 4
 
     async def setup(self) -> None:
         self.runner = DistributedRunner(Doubler, world_size=1, groups=2, device="cpu")
         await self.runner.start()
-        while not Path(os.environ["RANKS_GATE"]).exists():
-            await asyncio.sleep(0.02)
 
     async def teardown(self) -> None:
         await self.runner.stop()

@@ -106,16 +106,20 @@ def processes_of(server: ServerProcess) -> dict[str, list[psutil.Process]]:
     return found
 
 
-async def kill_at_random(server: ServerProcess, caller: Caller) -> set[psutil.Process]:
-    """Returns the processes that were there at some time."""
+async def kill_at_random(server: ServerProcess, caller: Caller, gate: Path) -> set[psutil.Process]:
+    """The first kill hits a rank at work. Returns the processes that were there at some time."""
     chance = random.Random(SEED)
     seen: set[psutil.Process] = set()
     for number in range(KILLS):
-        await caller.wait_for_results(chance.randint(1, 9))
+        if gate.exists():
+            assert "at work" in await asyncio.to_thread(gate.read_text)
+        else:
+            await caller.wait_for_results(chance.randint(1, 9))
         kind = ("server", "replica", "rank")[number % 3]
         seen.update(psutil.Process(server.process.pid).children(recursive=True))
         if kind == "server":
             server.process.kill()
+            gate.unlink(missing_ok=True)
             await asyncio.to_thread(server.end)
             await asyncio.to_thread(server.start)
             await caller.server_is_back()
@@ -127,7 +131,8 @@ async def kill_at_random(server: ServerProcess, caller: Caller) -> set[psutil.Pr
 
 @pytest.fixture
 def gate(tmp_path: Path) -> Path:
-    """A file without which nothing is worked on."""
+    """A fifo: ranks at work write to it, and go on when it is gone."""
+    os.mkfifo(tmp_path / "gate")
     return tmp_path / "gate"
 
 
@@ -148,8 +153,7 @@ async def test_every_accepted_request_ends_once_with_its_own_result(
     calls = asyncio.gather(*(caller.call(number, accepted) for number in range(REQUESTS)))
     for _ in range(REQUESTS):
         await accepted.acquire()
-    gate.touch()
-    seen = await kill_at_random(server, caller)
+    seen = await kill_at_random(server, caller, gate)
     assert await calls == [{"double": 2 * number} for number in range(REQUESTS)]
     await caller.close()
     await asyncio.to_thread(server.end)
